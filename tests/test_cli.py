@@ -33,7 +33,7 @@ FLAGS = {
     "doctor": "base config corpus data fix json out set target trust-remote-code",
     "coverage": "chunks json original plot sampler samples seed skips target train",
     "extend": "config data json launch max-restarts nnodes nproc output rdzv recipe resume set "
-    "skip-bad-items target trust-remote-code tuning",
+    "skip-bad-items target trust-remote-code tuning verbose",
     "calibrate": "again attention cache documents dry-run dtype factors field json length no-cache "
     "num-documents output seed skip-unreadable tolerance trials trust-remote-code",
     "eval": "all-checkpoints all-documents allow-beyond attention base cache documents dtype field format "
@@ -197,11 +197,9 @@ def test_values_that_yaml_reads_otherwise_stay_what_they_were() -> None:
 
 
 @pytest.mark.parametrize("verb", FLAGS)
-def test_help_of_a_verb_has_an_example_and_speaks_json(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_verb_speaks_json(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([verb, "--help"]) == 0
-    out = capsys.readouterr().out
-    assert f"Example: skipwise {verb}" in out
-    assert "--json" in out
+    assert "--json" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

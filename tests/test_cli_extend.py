@@ -130,7 +130,7 @@ def test_ctrl_c_before_the_first_step_does_not_claim_to_have_saved_one(
 
     monkeypatch.setattr(SkipwiseTrainer, "evaluate", lambda trainer, **_: interrupted(trainer))
     assert cli.main(command("--output", str(tmp_path / "run"))) == 130
-    assert "stopped before the first step; go on with: skipwise extend --config" in capsys.readouterr().err
+    assert "stopped before the first step. Continue with: skipwise extend --config" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flags", [[], ["--json"]])
@@ -159,8 +159,8 @@ def test_ctrl_c_saves_and_says_how_to_go_on(
         assert json.loads(out) == {"folder": str(folder), "finished": False, "steps": 1}
 
     line = err.strip().splitlines()[-1]
-    assert line.startswith("stopped after step 1, saved; go on with: skipwise extend ")
-    program, *again = shlex.split(line.partition("go on with: ")[2])
+    assert line.startswith("stopped after step 1, saved. Continue with: skipwise extend ")
+    program, *again = shlex.split(line.partition("Continue with: ")[2])
     assert program == "skipwise"
     assert cli.main(again) == 0
     out = capsys.readouterr().out

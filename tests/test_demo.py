@@ -113,7 +113,7 @@ def test_ctrl_c_stops_the_demo_and_the_same_command_goes_on(tmp_path, monkeypatc
     for words in ("measuring interpolation only", "in a step"):
         code, said = demo_until(words, folder)
         assert code == 130, said
-        again = said.strip().splitlines()[-1].partition("go on with: ")[2]
+        again = said.strip().splitlines()[-1].partition("Continue with: ")[2]
         assert shlex.split(again) == ["skipwise", "demo", "--output", str(folder), "--seed", "3"]
         assert "measuring extended" not in said
         assert "Traceback" not in said

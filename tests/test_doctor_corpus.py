@@ -147,6 +147,17 @@ def test_documents_that_are_too_short_fail(
     assert joined[-1]["cure"] == "give more, or a shorter window"
 
 
+def test_joined_texts_are_not_called_documents(folder: Path, report: Callable[..., Any]) -> None:
+    _, found, verdicts = report("--data", folder, "--set", "window=128", "--set", "data.join=true")
+    counts = found["training"]["windows"][0]["counts"]
+    assert counts["documents"] < counts["kept"]
+    joined = f"{counts['documents']:,} texts joined from {counts['kept']:,} documents, {counts['tokens']:,} tokens"
+    assert verdicts[-1]["detail"] == f"windows of 128 from {joined} by the estimate"
+    _, found, verdicts = report("--data", folder, "--set", "window=32")
+    counts = found["training"]["windows"][0]["counts"]
+    assert f"from {counts['kept']:,} documents, {counts['tokens']:,} tokens" in verdicts[-1]["detail"]
+
+
 def test_unreadable_files_fail_unless_they_are_left_out(
     folder: Path, tiny_checkpoint: Path, report: Callable[..., Any]
 ) -> None:

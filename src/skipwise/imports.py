@@ -1,4 +1,4 @@
-"""Faster imports: only the libraries that a verb uses, when it uses them.
+"""Faster imports: only the libraries that a verb uses, when it uses them; and a terminal that is not theirs.
 
 transformers and peft import every optional package that is installed, and Python's garbage collector scans all new
 objects again and again. Together this is most of the start-up time of a verb; see docs/results/startup.md.
@@ -17,9 +17,33 @@ _UNUSED = ("scipy", "sklearn", "datasets")
 _FOUR_BITS = "bitsandbytes"
 
 
-# bitsandbytes warns that an optional kernel is missing, which users can neither see nor need.
-_MISSING_KERNEL = "gemm_4bit_forward from kernels-community"
-logging.getLogger(f"{_FOUR_BITS}.backends.cpu.ops").addFilter(lambda record: _MISSING_KERNEL not in record.msg)
+# Warnings of libraries that users can do nothing about, by logger: an optional kernel that is missing, and the device
+# that DeepSpeed finds when it is only imported.
+_SILENCED = {
+    f"{_FOUR_BITS}.backends.cpu.ops": "gemm_4bit_forward from kernels-community",
+    "DeepSpeed": "Setting accelerator to CPU",
+}
+
+
+def _silence() -> None:
+    for name, words in _SILENCED.items():
+        logging.getLogger(name).addFilter(lambda record, words=words: words not in str(record.msg))
+
+
+_silence()
+
+
+class LinesAboveBars(logging.StreamHandler):
+    """Writes log lines on stderr, above the progress bars that are on the screen."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes a line."""
+        if "tqdm" not in sys.modules:
+            super().emit(record)
+            return
+        from tqdm import tqdm
+
+        tqdm.write(self.format(record), file=self.stream)
 
 
 def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:

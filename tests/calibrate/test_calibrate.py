@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tqdm import tqdm
 
 from skipwise.calibrate import Search, calibrate, require_calibratable
 from skipwise.cli.evaluate_documents import HeldOut
@@ -113,6 +114,23 @@ def test_what_is_ruled_out_is_not_measured_further(loaded: LoadedModel, written_
     assert (spoilt.nlls.keys(), spoilt.found) == ({128}, None)
     assert unchanged.nlls.keys() == {128, TARGET}
     assert unchanged.found is not None
+
+
+def test_every_bar_ends_at_its_end(
+    loaded: LoadedModel, documents: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: dict[str, list[tuple[int, int]]] = {}
+
+    class Bar(tqdm):
+        def close(self) -> None:
+            if not self.disable:
+                ended.setdefault(self.desc, []).append((self.n, self.total))
+            super().close()
+
+    monkeypatch.setattr(sys.modules["skipwise.calibrate"], "tqdm", Bar)
+    calibrate(*loaded, documents, [TARGET], search=QUICK, progress=True)
+    assert [*ended] == ["perplexity of factors", "passkeys of factors"]
+    assert all(done == total for bars in ended.values() for done, total in bars), ended
 
 
 # --- the model and what is recorded ----------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """A comparison's settings: what arms stand for, and what is refused before anything runs."""
 
+import re
 import subprocess
 import sys
 from fractions import Fraction
@@ -11,6 +12,7 @@ from tiny_models import tiny_config
 from skipwise import cli
 from skipwise.compare import ARM_KINDS, Comparison
 from skipwise.compare.jobs import Planner
+from skipwise.compare.running import _Pace
 from skipwise.errors import ConfigError
 
 BASE = tiny_config("llama", max_position_embeddings=256)
@@ -33,8 +35,8 @@ def test_the_help_names_every_kind_of_arm(monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setenv("COLUMNS", "300")
     assert cli.main(["compare", "--help"]) == 0
     shown = capsys.readouterr().out
-    (line,) = [line for line in shown.split("\n") if "--arms" in line and "Of " in line]
-    assert set(line.split("Of ")[1].split(".")[0].split(", ")) == set(ARM_KINDS)
+    (names,) = re.findall(r"--arms NAME,[.]{3} +What to compare: (.*?)[.]", " ".join(shown.split()))
+    assert set(names.split(", ")) == set(ARM_KINDS)
 
 
 def test_a_scaled_model_is_scaled_by_the_same_kind_in_every_arm() -> None:
@@ -154,3 +156,15 @@ def test_arms_at_full_length_leave_replay_out() -> None:
         assert job.run.short_share == (0 if is_full else Fraction(1, 10))
         assert all(entry.min_tokens == 4096 for entry in job.run.data.entries())
     assert any("full" in name for name in jobs)
+
+
+def test_the_time_left_is_told_once_one_job_of_each_kind_is_done() -> None:
+    base, first, second = jobs_of(comparison(arms=["base", "pose"], seeds=[0, 1])).values()
+    pace = _Pace()
+    assert pace.left([base, first, second]) == ""
+    pace.note(base, 30.0)
+    assert pace.left([first, second]) == ""
+    pace.note(first, 100.0)
+    assert pace.left([second]) == "; about 100 s left"
+    pace.note(second, 141.0)
+    assert pace.left([base, first, second]) == "; about 4 min left"  # 30 + 2 * 120.5 = 271 seconds.

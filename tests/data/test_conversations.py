@@ -325,7 +325,7 @@ def test_conversations_are_found_by_the_first_records_which_is_said(
     path = write_lines(tmp_path / "chats.jsonl", [None, *records(3)])
     with caplog.at_level(logging.INFO):
         store = stored(path, tokenizer, tmp_path / "cache")
-    line = "chats.jsonl: conversations, by the model's chat template, labels on the assistant's turns"
+    line = "chats.jsonl: conversations, in the model's chat template; the assistant's turns are trained"
     assert [record.message for record in caplog.records].count(line) == 1
     assert store.has_turns
     turns = Turns.of(store.entries(1))
@@ -387,7 +387,7 @@ def test_rows_of_the_hub_are_found_as_well(
     with caplog.at_level(logging.INFO):
         store = stored("owner/chats", tokenizer, tmp_path / "cache")
     assert store.has_turns
-    assert "owner/chats:train: conversations, by the model's chat template" in caplog.text
+    assert "owner/chats:train: conversations, in the model's chat template" in caplog.text
 
 
 def test_a_conversation_has_one_identity_in_any_form(tmp_path: Path, tokenizer: Any) -> None:

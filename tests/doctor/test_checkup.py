@@ -306,7 +306,7 @@ def test_a_sound_checkpoint_is_not_copied_and_one_here_gets_a_name(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert cli.main(["doctor", str(sound), "--fix", "--out", str(tmp_path / "copy")]) == 0
-    assert "nothing to mend" in capsys.readouterr().out
+    assert "nothing to fix" in capsys.readouterr().out
     assert not (tmp_path / "copy").exists()
     monkeypatch.chdir(changed(APPLIED_TWICE))
     assert cli.main(["doctor", ".", "--fix", "--json"]) == 0

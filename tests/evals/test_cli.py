@@ -136,8 +136,8 @@ def test_documents_that_may_have_been_trained_on_are_said_to_be(
     assert {text.strip() for text in texts} == {text for text in numbered("abcdefg\n", 300) if is_held_out(text, share)}
     assert details == {"may_have_been_trained_on": True}
     assert [record.message for record in caplog.records] == [
-        f"these documents may have been trained on: the model's run kept a share of {held_out:g} of 'my/documents' out "
-        f"of training (data.held_out), and {share:g} is measured on"
+        f"these documents may have been trained on: the model's run held out a share of {held_out:g} of 'my/documents' "
+        f"(data.held_out), and this evaluation uses a share of {share:g}"
     ]
 
 

@@ -77,7 +77,7 @@ def test_stats_are_a_table_on_stderr_and_the_text_is_alone_on_stdout(run: str, d
 @pytest.mark.parametrize(
     ("error", "code", "words"),
     [
-        (torch.OutOfMemoryError("CUDA out of memory"), 2, "0 of 180 tokens were read; give a smaller --chunk than 64"),
+        (torch.OutOfMemoryError("CUDA out of memory"), 2, "after 0 of 180 tokens; give a smaller --chunk than 64"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 2, "--cache quantized-8"),
         (RuntimeError("shapes do not match"), 70, "this is a bug"),
     ],

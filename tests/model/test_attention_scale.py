@@ -111,7 +111,7 @@ def test_extending_anew_begins_from_the_interpolations_own_factor_and_says_so(
     assert rotary_tables(model)["model.rotary_emb"].attention_factor == pytest.approx(own)
     assert rope_state(model.config).trained_factor is None
     assert "was calibrated to 1.366 for 256 tokens" in caplog.text
-    assert "its interpolation's own, 1.208: calibrate again" in caplog.text
+    assert "the interpolation's own, 1.208; calibrate again" in caplog.text
     caplog.clear()
     load_model(tmp_path / "scaled")
     load_model(checkpoint("llama"), interpolation=YaRN(), window=longer)

@@ -27,6 +27,7 @@ from skipwise.plan import Job, Plan, PlanConfig, check_plan, plan
 from skipwise.plan.as_json import plan_json
 from skipwise.plan.cards import MODEL_CARDS
 from skipwise.plan.machines import MACHINES, Utilisation
+from skipwise.plan.pages import MARK
 from skipwise.plan.shape import shape_of
 from skipwise.report.quantities import bytes_text
 from skipwise.rope import interpolation_from
@@ -83,10 +84,18 @@ def test_a_plan_says_what_to_do_and_writes_a_run(model: str, tmp_path: Path, cap
     monkeypatch.setattr(module, "plan", lambda *_, **__: made[0])
     assert cli.main(command[:-1]) == 0
     out = capsys.readouterr().out
-    assert "Train by skip-wise and the recipe growing" in " ".join(out.split())
+    # The words and the marked rows of the tables are about the same run.
+    advised = re.search(
+        "Train skip-wise, with the recipe growing. It takes (.*?) of the .*? usable on one L4 24 GB, and 1000 steps "
+        "take (.*?)[.] ",
+        " ".join(out.split()),
+    )
+    assert advised is not None
+    rows = [line.split("skip-wise, growing")[1] for line in out.splitlines() if line.startswith(MARK)]
+    assert [advised[1] in rows[0], advised[2].split(", ")[0] in rows[1], len(rows)] == [True, True, 2]
     assert "vllm serve CHECKPOINT --max-model-len 2048 --gpu-memory-utilization 0.92" in out
-    shown, tables = out[: out.index("settings of engines")], out[out.index("Memory of each") :]
-    tables = tables[: tables.index("settings of engines")]
+    shown, tables = out[: out.index("commands to serve it")], out[out.index("Training memory of") :]
+    tables = tables[: tables.index("commands to serve it")]
     assert max(map(len, shown.splitlines())) <= 80, "for terminals of 80 columns"
     assert "\N{HORIZONTAL ELLIPSIS}" not in tables
 
@@ -156,7 +165,7 @@ def test_models_with_local_layers_are_not_diluted(card: str, recipe: str) -> Non
 def test_a_mixture_of_experts_is_planned_by_formula_and_says_so() -> None:
     found = plan("deepseek-v3", target=327680, machine="h200", count=512, job=Job(global_batch=512))
     assert all(one.formula for one in found.training)
-    assert paragraph(found, "by formula")
+    assert paragraph(found, "estimated by a formula")
 
 
 def test_windows_of_full_length_are_split_by_context() -> None:

@@ -301,7 +301,7 @@ def test_lengths_that_no_held_out_document_has_are_left_out_and_told(
     measured = [names for entry in done.log if (names := {name for name in entry if "perplexity" in name})]
     assert measured == [{"eval_perplexity_64", "eval_perplexity_128"}] * 2
     (line,) = [message for message in caplog.messages if message.startswith("no validation")]
-    assert line.startswith("no validation at 256 tokens, only up to 128: no held-out document has that many")
+    assert line.startswith("no validation at 256 tokens, only up to 128: held-out documents are shorter, even joined")
 
 
 LONG, SHORT = ["a long text " * 10, "another one " * 10], "short"
@@ -333,6 +333,6 @@ def test_what_is_not_trained_on_is_told_with_the_reason(
         run(settings, recipe="paper", data=data, training={"max_steps": 1})
     (told,) = [message for message in caplog.messages if message.startswith("training on")]
     joins = "; most are too short, --set data.join=true joins them" if "3 shorter" in line else ""
-    assert told == f"training on 2 documents of 240 tokens; {line}; files of unsupported kinds: 1 .png{joins}"
+    assert told == f"training on 2 documents, 240 tokens; {line}; files of unsupported kinds: 1 .png{joins}"
     said = [message for message in caplog.messages if message.startswith("empty files")]
     assert said == [f"empty files give nothing to train on: {empty}"] * (empty is not None)

@@ -287,7 +287,7 @@ def test_files_of_two_sources_are_told_of(
     entries += [{"source": [sources["lower"], sources["upper"]], "weight": 0.1, "replay": True}]
     entries[3:4] = []
     check_sources(RunConfig.from_mapping({**mixture, "data": {"mixture": entries}}))
-    assert caplog.messages == [f"files of {one} are in {sources['lower']} too (1): they are drawn for both"]
+    assert caplog.messages == [f"files of {one} are in {sources['lower']}, too, and are drawn for both (1)"]
 
 
 def test_a_run_too_short_for_a_share_says_so(mixture: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:

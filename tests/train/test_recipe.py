@@ -65,15 +65,15 @@ def test_documents_that_nobody_named_are_told() -> None:
     given, named = (RunConfig.from_mapping({**SMALL, **data}) for data in ({}, {"data": {"source": "stdlib"}}))
     facts = dataclasses.replace(model_facts(given, LlamaConfig()), long_documents=lambda tokens: LongDocuments(10_000))
     told = [[line for line in resolve(run, facts).reasons if line.startswith("data:")] for run in (given, named)]
-    assert told == [["data: stdlib, the Python sources of this interpreter, as none are given"], []]
+    assert told == [["data: stdlib (Python's own source files), because none is given"], []]
 
 
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
-        ({"sampler": "randpos"}, "not with randpos"),
-        ({"attention": "flash_attention_2"}, "flash_attention_2 takes no mask"),
-        ({"parallel": {"context": 2}}, "split over processes take no mask"),
+        ({"sampler": "randpos"}, "this run has randpos"),
+        ({"attention": "flash_attention_2"}, "flash_attention_2 takes no additive mask"),
+        ({"parallel": {"context": 2}}, "context parallelism takes no additive mask"),
         ({"growth": {"window": "32k"}}, "growth is given"),
     ],
 )

@@ -169,5 +169,5 @@ def test_validation_says_what_it_measures(
     scored.stop_in = 0
     caplog.set_level("INFO", logger="skipwise")
     run(settings)
-    assert "validating on 1 document at 64, 128, 256 tokens" in caplog.messages
+    assert "validation: 1 held-out document at 64, 128, 256 tokens" in caplog.messages
     assert [line for line in caplog.messages if line.startswith("stopping: validation ends")]

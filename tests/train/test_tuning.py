@@ -82,4 +82,4 @@ def test_the_share_of_the_weights_that_additions_reach_is_told(
 ) -> None:
     with caplog.at_level(logging.INFO, logger="skipwise"):
         check_tuning(build(family, "meta"), LoraTuning(rank=2, target_modules=targets))
-    assert f"rank 2 reach {share:.0%} of the weights" in caplog.text
+    assert f"LoRA of rank 2 covers {share:.0%} of the weights" in caplog.text

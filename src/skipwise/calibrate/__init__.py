@@ -263,16 +263,21 @@ class _Trial:
     def measure(self, scales: Sequence[float]) -> None:
         """Measures these scales as far as the rule needs, the unchanged model first, and adds them to `measured`."""
         scales = sorted(set(scales) - {one.scale for one in self.measured}, key=lambda scale: scale != UNCHANGED)
+        for scale in self._shown(scales, "perplexity of factors"):
+            self.measured.append(self._with_perplexities(scale))
+        kept = self.rule.kept(self.measured)
+        asked = [
+            index
+            for index, scores in enumerate(self.measured)
+            if scores.found is None and (scores in kept or scores.scale == UNCHANGED)
+        ]
+        for index in self._shown(asked, "passkeys of factors"):
+            self.measured[index] = self._with_passkeys(self.measured[index])
+
+    def _shown(self, items: Sequence[Any], doing: str) -> Iterable[Any]:
+        """The items, under a bar."""
         shown = self._context.progress and process_state().is_main_process
-        with tqdm(desc="calibration", total=2 * len(scales), disable=not shown, leave=False) as bar:
-            for scale in scales:
-                self.measured.append(self._with_perplexities(scale))
-                bar.update()
-            kept = self.rule.kept(self.measured)
-            for index, scores in enumerate(self.measured):
-                if scores.found is None and (scores in kept or scores.scale == UNCHANGED):
-                    self.measured[index] = self._with_passkeys(scores)
-                    bar.update()
+        return tqdm(items, desc=doing, disable=not shown, leave=False)
 
     def _with_perplexities(self, scale: float) -> FactorScores:
         context = self._context_with(scale)

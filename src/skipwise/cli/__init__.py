@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
-import typer.core
 import typer.main
 
 from skipwise import __version__
@@ -39,8 +38,10 @@ from skipwise.cli import (
     serve,
 )
 from skipwise.cli.former_flags import command_class
+from skipwise.cli.help import RootHelp
 from skipwise.cli.options import BAD_INPUT, BROKEN_PIPE, BUG, DONE, INTERRUPTED, NEGATIVE
 from skipwise.errors import SkipwiseError
+from skipwise.imports import LinesAboveBars
 
 __all__ = ["BAD_INPUT", "BROKEN_PIPE", "BUG", "DONE", "INTERRUPTED", "NEGATIVE", "VERBS", "build_app", "main"]
 
@@ -69,7 +70,7 @@ VERBS: dict[str, Callable[..., None]] = {
 """The verbs, in the order of the help. Their docstrings are their help."""
 
 
-class _Words(typer.core.TyperGroup):
+class _Words(RootHelp):
     """A group whose commands may have names of two words, such as `eval build-suite` beside `eval`."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -83,8 +84,9 @@ def build_app() -> typer.Typer:
         name="skipwise",
         cls=_Words,
         help="Longer context windows for RoPE language models at the training cost of short ones.",
-        epilog="Example: skipwise doctor ./my-model --target 32k",
+        epilog="Try it: skipwise demo. Help of a command: skipwise extend --help",
         add_completion=False,
+        rich_markup_mode=None,
         invoke_without_command=True,
         context_settings={"help_option_names": ["--help", "-h"]},
     )
@@ -96,9 +98,9 @@ def build_app() -> typer.Typer:
 
 def _root(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
     debug: Annotated[
-        bool, typer.Option("--debug", envvar="SKIPWISE_DEBUG", help="Show the traceback of an error, too.")
+        bool, typer.Option("--debug", envvar="SKIPWISE_DEBUG", help="Print the traceback of an error.")
     ] = False,
 ) -> None:
     # `debug` is read by main(), which is where errors end up.
@@ -118,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:
         # Skips the collector's last round at exit, which takes a second.
         atexit.register(gc.freeze)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[LinesAboveBars()])
     command = typer.main.get_command(build_app())
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = False

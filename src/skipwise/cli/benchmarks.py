@@ -25,9 +25,9 @@ NamesOption = Annotated[
 TasksFolderOption = Annotated[
     Path | None,
     option(
-        "--tasks-folder DIR",
-        "Local data: copies of data sets in DIR/NAME, and task definitions of lm-evaluation-harness.",
-        shown="downloaded, or from the cache",
+        "--tasks-folder FOLDER",
+        "Local copies of data sets in FOLDER/NAME, and task definitions of lm-evaluation-harness.",
+        shown="downloaded or cached",
     ),
 ]
 
@@ -36,21 +36,22 @@ def benchmarks(
     model: options.Model,
     benchmark: NamesOption = None,
     tasks_folder: TasksFolderOption = None,
-    limit: Annotated[int | None, option("--limit N", "Questions of each at most.", shown="all", min=1)] = None,
-    batch_size: Annotated[int, option("--batch-size N", "Inputs run together.", min=1)] = 1,
-    out: options.Out = None,
-    samples: options.Samples = None,
+    limit: Annotated[int | None, option("--limit N", "Questions per benchmark, at most.", shown="all", min=1)] = None,
+    batch_size: Annotated[int, option("--batch-size N", "Batch size.", min=1)] = 1,
     seed: options.Seed = 0,
     dtype: options.Dtype = None,
     attention: options.Attention = None,
     trust_remote_code: options.Trust = False,
+    out: options.Out = None,
+    samples: options.Samples = None,
     as_json: options.Json = False,
 ) -> None:
-    """Measure standard benchmarks of short text by lm-evaluation-harness (extra: bench); under torchrun in parallel.
+    """Measure standard benchmarks of short text.
 
-    Example: skipwise eval benchmarks ./my-model-32k --out benchmarks.jsonl
+    Shows what an extension costs on short text. Needs pip install 'skipwise[bench]', which brings
+    lm-evaluation-harness. Under torchrun, processes share the questions.
 
-    Example: skipwise eval benchmarks ./my-model-32k --benchmark piqa,arc_challenge --tasks-folder ./data --limit 200
+    Example: skipwise eval benchmarks ./my-model-32k --benchmark piqa,arc_challenge --limit 200
     """
     names = _checked_names(benchmark, tasks_folder)
     find_place(model)

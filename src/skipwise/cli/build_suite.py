@@ -14,33 +14,44 @@ if TYPE_CHECKING:
     from skipwise.evals.suite import SuiteFolder
 
 
+LanguageOption = Annotated[
+    str | None,
+    option(
+        "--language CODE",
+        "Language of questions and planted lines: en, de, fr, es, ja, zh or ko.",
+        shown="the documents' own",
+    ),
+]
+HeldOutOption = Annotated[
+    bool, option("--held-out", "Use only documents that are held out from training.", group=options.DOCUMENTS)
+]
+
+
 def build_suite(
     documents: Annotated[
-        str, typer.Argument(metavar="DOCS", help="A folder of documents, a file, a hub data set, or stdlib.")
+        str,
+        typer.Argument(metavar="DOCS", help="A folder of documents, a file, a Hugging Face data set, or stdlib."),
     ],
-    out: Annotated[Path, option("--out FOLDER", "A new folder for the suite.")],
-    tokenizer: Annotated[str, option("--tokenizer MODEL", "Model whose tokens lengths are counted in.")],
-    length: Annotated[Any, option("--length TOKENS,...", "Prompt lengths, such as 2k,8k, answers included.")],
+    out: Annotated[Path, option("--out FOLDER", "New folder for the suite.")],
+    tokenizer: Annotated[str, option("--tokenizer MODEL", "Model whose tokenizer counts the tokens.")],
+    length: Annotated[Any, option("--length TOKENS,...", "Prompt lengths, answers included, such as 2k,8k.")],
     kinds: Annotated[
-        Any, option("--kinds NAME,...", "Any of fact, continue (with a control), order, which_document.")
+        Any, option("--kinds NAME,...", "Kinds of questions: fact, continue, order, which_document.")
     ] = "fact,continue,order,which_document",
     items: Annotated[int, option("--items N", "Questions of each kind and length.", min=1)] = 50,
+    language: LanguageOption = None,
     seed: options.Seed = 0,
+    held_out: HeldOutOption = False,
     field: options.Field = "text",
     skip_unreadable: options.SkipUnreadable = False,
-    language: Annotated[
-        str | None,
-        option(
-            "--language CODE", "Of questions and planted lines: en, de, fr, es, ja, zh, ko.", shown="the documents' own"
-        ),
-    ] = None,
-    held_out: Annotated[bool, option("--held-out", "Use only documents that are held out from training.")] = False,
     trust_remote_code: options.Trust = False,
     as_json: options.Json = False,
 ) -> None:
-    """Make a private benchmark of documents: no network, no second model, the same bytes for the same seed.
+    """Build a benchmark from your own documents.
 
-    Example: skipwise eval build-suite reports/ --out suite --tokenizer ./my-model --length 2k,8k,32k
+    Needs no network and no second model. The same seed gives the same files.
+
+    Example: skipwise eval build-suite stdlib --out suite --tokenizer embedded --length 1k,4k --items 10
     """
     from skipwise.data.documents import require_there
     from skipwise.evals.catalogue import SUITE_KINDS, check_known

@@ -27,60 +27,84 @@ def _factors(text: str) -> tuple[float, ...]:
         raise ConfigError(f"--factors is {text!r}; give numbers separated by commas, such as 0.9,1.1,1.2") from error
 
 
+SEARCH = "Search"
+
 DocumentsOption = Annotated[
     str | None,
     option(
         "--documents SOURCE",
-        "A file, a folder, a hub data set, or stdlib; those held out from training are left to evaluations.",
-        shown="those the model was trained on, else stdlib",
+        "File, folder, Hugging Face data set, or stdlib. Documents held out from training are not used.",
+        shown="the run's training documents, else stdlib",
+        group=options.DOCUMENTS,
     ),
+]
+FieldOption = Annotated[
+    str | None,
+    option("--field NAME", "Field of a record that holds the text.", shown="text", group=options.DOCUMENTS),
+]
+NumberOption = Annotated[
+    int | None,
+    option("--num-documents N", "Number of documents, at most.", shown="8", group=options.DOCUMENTS),
 ]
 LengthsOption = Annotated[
     Any,
     option(
         "--length TOKENS,...",
-        "Lengths that perplexity is measured at; the longest is the target.",
-        shown="the original window, the whole one, one between",
+        "Lengths to measure perplexity at. The longest is the target.",
+        shown="the original window, the whole window, and one between",
+        group=SEARCH,
     ),
 ]
 FactorsOption = Annotated[
     Any,
     option(
         "--factors NUMBER,...",
-        "Factors to try, relative to the trained one.",
+        "Factors to try, as multiples of the trained one.",
         shown="0.9,1.05,1.1,1.15,1.2,1.3",
         parser=_factors,
+        group=SEARCH,
     ),
 ]
-
 ToleranceOption = Annotated[
-    float | None, option("--tolerance SHARE", "Increase in perplexity that passkeys may cost.", shown="0.03")
+    float | None,
+    option(
+        "--tolerance SHARE",
+        "Relative increase in perplexity that is accepted for more passkeys found.",
+        shown="0.03",
+        group=SEARCH,
+    ),
 ]
+TrialsOption = Annotated[int | None, option("--trials N", "Passkey trials at the target.", shown="20", group=SEARCH)]
 
 
 def calibrate(
     model: options.Model,
-    output: Annotated[Path | None, option("--output FOLDER", "A calibrated copy.", shown="MODEL is changed")] = None,
-    again: Annotated[bool, option("--again", "Calibrate again, from the factor it was trained with.")] = False,
-    dry_run: Annotated[bool, option("--dry-run", "Only show what would be chosen.")] = False,
+    output: Annotated[
+        Path | None, option("--output FOLDER", "Write a calibrated copy here.", shown="change MODEL itself")
+    ] = None,
+    dry_run: Annotated[bool, option("--dry-run", "Show what would be chosen, and write nothing.")] = False,
+    again: Annotated[bool, option("--again", "Calibrate a model again that is calibrated already.")] = False,
     documents: DocumentsOption = None,
-    field: Annotated[str | None, option("--field NAME", "Field with the text.", shown="text")] = None,
+    field: FieldOption = None,
+    num_documents: NumberOption = None,
     skip_unreadable: options.SkipUnreadable = False,
     length: LengthsOption = None,
     factors: FactorsOption = None,
     tolerance: ToleranceOption = None,
-    num_documents: Annotated[int | None, option("--num-documents N", "Documents at most.", shown="8")] = None,
-    trials: Annotated[int | None, option("--trials N", "Passkeys at the target.", shown="20")] = None,
-    use_cache: options.SampleCache = True,
+    trials: TrialsOption = None,
     seed: options.Seed = 0,
     dtype: options.Dtype = None,
     attention: options.Attention = None,
     trust_remote_code: options.Trust = False,
+    use_cache: options.SampleCache = True,
     as_json: options.Json = False,
 ) -> None:
-    """Choose an attention factor after training, and write it into the checkpoint, beside a copy of the old config.
+    """Choose the attention factor of an extended model.
 
-    Example: skipwise calibrate ./my-model-32k --dry-run
+    Measures perplexity and passkeys for each factor, and writes the best one into the checkpoint's config. The old
+    config is kept beside it.
+
+    Example: skipwise calibrate runs/embedded-1k --dry-run
 
     Example: skipwise calibrate ./my-model-32k --documents docs/ --output my-model-32k-calibrated
     """
@@ -123,8 +147,8 @@ def _check_folders(model: str, output: Path | None) -> None:
     """Refuses, before any work, a checkpoint whose config cannot be changed or copied, and an output that exists."""
     if not (Path(model) / "config.json").is_file():
         raise ConfigError(
-            f"model is {model!r}; a calibration is written into a checkpoint folder, and this is none here: give a "
-            "folder with a config.json, or look with --dry-run"
+            f"model is {model!r}, which is no local checkpoint folder, so the result cannot be written; give a "
+            "folder with a config.json, or add --dry-run"
         )
     check_new("--output", output)
 
@@ -140,7 +164,7 @@ def _check_model(model: str, config: Any, target: int, *, again: bool) -> None:
     if rope.trained_factor is not None and not again:
         raise ConfigError(
             f"model {model!r} is calibrated already: its attention factor is {rope.attention_factor:.4g}, "
-            f"{rope.attention_scale:.4g} times the trained one; choose anew with --again, or look with --dry-run"
+            f"{rope.attention_scale:.4g} times the trained one; calibrate it again with --again, or look with --dry-run"
         )
     check_length(config, target, allow_beyond=False)
 

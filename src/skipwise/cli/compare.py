@@ -19,39 +19,58 @@ if TYPE_CHECKING:
     from skipwise.evals import EvalResult
 
 
+SourceArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="CONFIG.yaml|MODEL",
+        help="A comparison as YAML, which flags override; or the base model: a folder, a Hugging Face name, a .gguf "
+        "file or 'embedded'.",
+    ),
+]
+ArmsOption = Annotated[
+    Any,
+    option(
+        "--arms NAME,...",
+        "What to compare: base, interpolation-only, plain, randpos, cream, sentences, pose, recipe, full, "
+        "full-equal-time.",
+        shown="base, interpolation-only, plain, randpos, pose",
+    ),
+]
+OutputOption = Annotated[
+    str | None,
+    option("--output FOLDER", "Folder of runs, records and page.", shown="runs/<model>-<target>-compared"),
+]
+
+
 def compare(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="CONFIG.yaml|MODEL",
-            help="The comparison as YAML, flags override it; or the base model: a folder, a hub name, a .gguf file or "
-            "'embedded'.",
-        ),
-    ],
+    source: SourceArgument,
     target: options.Target = None,
-    arms: Annotated[
-        Any,
-        option(
-            "--arms NAME,...",
-            "Of base, interpolation-only, plain, randpos, cream, sentences, pose, recipe, full, full-equal-time.",
-            shown="base,interpolation-only,plain,randpos,pose",
-        ),
-    ] = None,
+    arms: ArmsOption = None,
     data: options.Data = None,
-    suite: Annotated[Path | None, option("--suite FOLDER", "Also measure a suite of 'eval build-suite'.")] = None,
-    output: Annotated[str | None, option("--output FOLDER", "Result.", shown="runs/<model>-<target>-compared")] = None,
+    suite: Annotated[
+        Path | None, option("--suite FOLDER", "Also measure this suite, made by eval build-suite.")
+    ] = None,
+    output: OutputOption = None,
     settings: options.Setting = None,
-    resume: Annotated[bool, option("--resume", "Continue where it stopped; arms may be added.")] = False,
+    resume: Annotated[bool, option("--resume", "Continue where it stopped. Arms may be added.")] = False,
     retry_failed: Annotated[bool, option("--retry-failed", "With --resume: run failed arms again.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Compare ways to extend a model on the same tokens, seeds and evaluation, and write a report.
+    """Compare ways to extend a model on equal tokens.
+
+    All arms are trained on the same tokens and seeds and evaluated alike. Ends with a page.
+
+    Example: skipwise compare embedded --target 1k --set training.max_steps=20
 
     Example: skipwise compare ./my-model --target 32k --data docs/ --arms base,plain,pose,full --set seeds=[0,1]
 
-    Example: skipwise compare comparison.yaml --resume
-
-    Often set: reference=pose, seeds=[0,1], training.max_steps=200, evaluation.lengths=[4k,32k], costs.targets=[8k,32k]
+    \b
+    Useful with --set:
+      seeds=[0,1]                  train each arm with each of these seeds
+      reference=pose               the arm that the others are compared with
+      training.max_steps=200       optimizer steps of each arm
+      evaluation.lengths=[4k,32k]  lengths to measure
+      costs.targets=[8k,32k]       also measure training cost for these targets
     """
     from skipwise.compare import Comparison
     from skipwise.config import read_settings
@@ -75,7 +94,7 @@ def compare(
         results = run(comparison, resume=resume, retry_failed=retry_failed, command=command)
     except ComparisonStopped:
         again = shlex.join(["skipwise", "compare", f"{comparison.output}/comparison.yaml", "--resume"])
-        print(f"stopped, what is done is kept; go on with: {again}", file=sys.stderr)
+        print(f"stopped; what is done is kept. Continue with: {again}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
     _report(results, as_json)
     if len(results.failed) == len(comparison.arms):

@@ -122,7 +122,7 @@ def _repeats(name: str, which: str, some: Some) -> Remark:
         return _passed(name, f"no document {which}")
     detail = f"{_amount(some)} {which}, in {some.groups:,} group{_s(some.groups)}"
     examples = [f"{'= ' if number else ''}{name}" for names in some.examples for number, name in enumerate(names)]
-    return _note(name, detail, "keep one of each, since repeated text is learnt by heart", examples)
+    return _note(name, detail, "keep one of each, since repeated text is memorized", examples)
 
 
 def _compression(facts: Facts) -> Iterator[Remark]:
@@ -173,8 +173,7 @@ def _training(taken: Taken, is_estimate: bool) -> Remark:
         detail = f"{source}no document has {taken.min_tokens:,} tokens{guess}"
         cure = "give more, or a shorter window" if taken.join else f"give longer ones, a shorter window, or {joining}"
         return Remark(judge("training", False, detail, cure), [])
-    joined = "joined " if taken.join else ""
-    taken_from = f"{counts.documents:,} {joined}documents of {counts.tokens:,} tokens{guess}"
+    taken_from = f"{counts.text}, {counts.tokens:,} tokens{guess}"
     detail = f"{source}windows of {label} from {taken_from}"
     if counts.dropped_short > counts.kept and not taken.join:
         return _note("training", f"{detail}; most documents are shorter", f"{joining} joins them")

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from skipwise.cli import options
-from skipwise.cli.options import check_writable, option, print_json, print_table
+from skipwise.cli.options import OUTPUT, check_writable, option, print_json, print_table
 from skipwise.errors import ConfigError
 from skipwise.window import Window, length_label, parse_length
 
@@ -30,29 +30,32 @@ def coverage(
         list[str] | None,
         option(
             "--sampler KIND,...",
-            "pose, randpos, cream, sentences, plain, full.",
+            "Position samplers: pose, randpos, cream, sentences, plain, full.",
             shown="pose in four ways, randpos, cream",
         ),
-    ] = None,
-    chunks: Annotated[list[str] | None, option("--chunks N,...", "Chunks of pose.", shown="2")] = None,
-    skips: Annotated[
-        list[str] | None, option("--skips KIND,...", "Skips of pose: sequential, simplex, flat.", shown="sequential")
     ] = None,
     targets: Annotated[
         list[str] | None, option("--target TOKENS,...", "Target windows.", shown="16k,32k", parser=str)
     ] = None,
-    train: Annotated[int, option("--train TOKENS", "Length of a training example.")] = 2048,
-    original: Annotated[
-        int | None, option("--original TOKENS", "Window of the base model, for cream.", shown="the same as --train")
+    train: Annotated[int, option("--train TOKENS", "Length of a training window.")] = 2048,
+    chunks: Annotated[list[str] | None, option("--chunks N,...", "Chunks per window (pose only).", shown="2")] = None,
+    skips: Annotated[
+        list[str] | None,
+        option("--skips KIND,...", "How pose draws skips: sequential, simplex or flat.", shown="sequential"),
     ] = None,
-    samples: Annotated[int, option("--samples", "Examples to draw if no exact result is known.", min=1)] = 1000,
+    original: Annotated[
+        int | None,
+        option("--original TOKENS", "Context window of the base model (cream only).", shown="the same as --train"),
+    ] = None,
+    samples: Annotated[int, option("--samples N", "Windows to draw where no exact result is known.", min=1)] = 1000,
     seed: options.Seed = 0,
-    plot: Annotated[Path | None, option("--plot FILE", "Write a plot: .svg, .png or .pdf.")] = None,
+    plot: Annotated[Path | None, option("--plot FILE", "Also draw a plot: .svg, .png or .pdf.", group=OUTPUT)] = None,
     as_json: options.Json = False,
 ) -> None:
-    """How often one training example trains each relative distance, by position sampler and target.
+    """Show how often each relative distance is trained.
 
-    Options with several values take them with commas or repeated.
+    The share of training windows that contain a pair of tokens at a given distance, for each position sampler and
+    target. Options with several values take commas, or can be repeated.
 
     Example: skipwise coverage --sampler pose,randpos --skips sequential,flat --plot coverage.svg
     """

@@ -16,15 +16,16 @@ from skipwise.errors import ConfigError
 
 def demo(
     output: Annotated[
-        Path, option("--output FOLDER", "Model, records and page; an interrupted demo there continues.")
+        Path, option("--output FOLDER", "Folder for model, records and page. A stopped demo continues there.")
     ] = Path("runs/demo"),
-    seed: Annotated[int, option("--seed", "Seed of training and evaluation.")] = 0,
+    seed: Annotated[int, option("--seed N", "Random seed of training and evaluation.")] = 0,
     as_json: options.Json = False,
 ) -> None:
-    """Extend the embedded model from 256 to 4096 tokens, measured before and after.
+    """Extend the embedded model, in minutes on a CPU.
 
-    Exit 1 if perplexity does not fall with every doubling of the context, or more than a tenth of the passkeys is lost
-    at any length. After Ctrl-C the same command continues where it was.
+    Its window grows from 256 to 4096 tokens, measured before and after. Exits with 1 if perplexity does not fall with
+    every doubling of the context, or if more than a tenth of the passkeys is lost at any length. After Ctrl-C, the same
+    command continues.
 
     Example: skipwise demo --output runs/demo
     """
@@ -39,7 +40,7 @@ def demo(
     except KeyboardInterrupt:
         json_flag = ["--json"] if as_json else []
         again = shlex.join(["skipwise", "demo", "--output", str(output), "--seed", str(seed), *json_flag])
-        print(f"stopped; what was finished or saved is kept, go on with: {again}", file=sys.stderr)
+        print(f"stopped; what is done is kept. Continue with: {again}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
     claims = Claims.of(arms[-1].results)
     if as_json:

@@ -26,48 +26,66 @@ if TYPE_CHECKING:
     from skipwise.window import Window
 
 
+DOCUMENTS, FILES = "Documents", "Files of a checkpoint (without --target)"
+
+DataOption = Annotated[
+    list[str] | None,
+    option(
+        "--data SOURCE",
+        "Report on these documents instead: file, folder, glob pattern or Hugging Face data set. Repeatable.",
+        shown=False,
+        group=DOCUMENTS,
+    ),
+]
+CorpusOption = Annotated[
+    bool, option("--corpus", "Report on the documents named in --config, such as a mixture.", group=DOCUMENTS)
+]
+BaseOption = Annotated[
+    str | None,
+    option("--base MODEL", "The model it was made from, to compare RoPE base and window with.", group=FILES),
+]
+
+
 def doctor(
     model: options.RunModel = None,
-    config: options.RunFile = None,
     target: options.Target = None,
+    config: options.RunFile = None,
     settings: options.Setting = None,
-    data: Annotated[
-        list[str] | None,
-        option("--data SOURCE", "Report on documents instead; repeatable. MODEL may be left out.", shown=False),
+    data: DataOption = None,
+    corpus: CorpusOption = False,
+    base: BaseOption = None,
+    fix: Annotated[bool, option("--fix", "Write a copy of the checkpoint with the faults fixed.", group=FILES)] = False,
+    out: Annotated[
+        Path | None, option("--out FOLDER", "Folder of the fixed copy.", shown="MODEL-mended", group=FILES)
     ] = None,
-    corpus: Annotated[
-        bool, option("--corpus", "The same on the documents of --config, such as those of a mixture.")
-    ] = False,
-    base: Annotated[
-        str | None, option("--base MODEL", "Without --target: what the checkpoint was made of, for base and window.")
-    ] = None,
-    fix: Annotated[bool, option("--fix", "Write a copy of the checkpoint with its files mended.")] = False,
-    out: Annotated[Path | None, option("--out FOLDER", "The mended copy.", shown="MODEL-mended")] = None,
     trust_remote_code: options.Trust = False,
     as_json: options.Json = False,
 ) -> None:
-    """Probe what extend would train, with this model, attention and version; exit 1 if a probe fails.
+    """Check a model, a checkpoint or documents before training.
 
-    Given a checkpoint folder and no --target, look for faults in its files: a lost RoPE base, lengths that are no whole
-    numbers, a wrong original window, a scaling applied twice, an attention factor out of step, a tokenizer's other
-    limit.
+    With --target: probe whether the model can be trained skip-wise here, as extend would load and train it.
 
-    Example: skipwise doctor ./my-model --target 32k --set interpolation=yarn
+    With a checkpoint folder alone: look for faults in its files, such as a lost RoPE base, a wrong original window, a
+    scaling that is applied twice, or a tokenizer limit that differs from the window.
 
-    Given --data, report on the documents and load no weights: tokens, lengths, languages, duplicates, text that is
-    none, held-out documents that are like others, and what a run would leave out and why.
+    With --data or --corpus: report tokens, lengths, languages, duplicates, garbled text and leaks into the held-out
+    documents, and what a run would leave out and why. No weights are loaded.
 
-    Example: skipwise doctor --data docs/
+    Exits with 1 if a check fails.
+
+    Example: skipwise doctor embedded --target 1k
+
+    Example: skipwise doctor ./my-model-128k --base ./my-model --fix
 
     Example: skipwise doctor ./my-model --target 32k --data docs/ --set data.join=true
 
-    Example: skipwise doctor --config run.yaml
-
-    Example: skipwise doctor --config mixture.yaml --corpus
-
-    Example: skipwise doctor ./someone-elses-128k --base ./its-base --fix --out mended
-
-    Often set: window=2k, original=32k, attention=eager, dtype=bfloat16, training.gradient_checkpointing=false
+    \b
+    Useful with --set:
+      window=2k          length of a training window
+      original=32k       context window of the base model
+      interpolation=ntk  none, linear, ntk, dynamic, yarn, llama3 or longrope
+      attention=eager    attention implementation
+      dtype=bfloat16     number format of the weights
     """
     is_corpus = corpus or data is not None
     if not is_corpus and model is not None and target is None and config is None and not settings:
@@ -141,8 +159,8 @@ def _check_up(
     place = find_place(model)
     if not place.is_folder or place.gguf_file is not None:
         raise ConfigError(
-            f"model is {model!r}, no checkpoint folder whose files could be looked at; give one, or --target to probe "
-            "what extend would train"
+            f"model is {model!r}, which is no checkpoint folder, so there are no files to check; give one, or "
+            "--target to probe what extend would train"
         )
     with loading(f"looking at the files of {model}"):
         from skipwise.doctor.checkup import check_up, write_mended
@@ -154,7 +172,7 @@ def _check_up(
     healthy = found.healthy
     if fix and healthy and not found.changed:
         if not as_json:
-            print("nothing to mend, so no copy is written")
+            print("nothing to fix, so no copy was written")
     elif fix:
         written = write_mended(place.name, found, out or path_beside(model, "mended"))
         if as_json:

@@ -251,8 +251,8 @@ def _print_size(names: str, facts: Facts) -> None:
     print(textwrap.fill(f"{read}{names}: {text}", _WIDTH))
     with_text = facts.documents - facts.empty
     if facts.sampled < with_text:
-        sample = f"content is looked at in a sample of {facts.sampled:,} of {with_text:,} documents"
-        print(textwrap.fill(f"{sample}, chosen by content, so that duplicates are in it together", _WIDTH))
+        sample = f"the checks of content use a sample of {facts.sampled:,} of {with_text:,} documents"
+        print(textwrap.fill(f"{sample}, in which duplicates are together or not at all", _WIDTH))
 
 
 def _shortened(name: str, width: int) -> str:

@@ -30,99 +30,142 @@ class Subject(NamedTuple):
     load: Callable[[], "LoadedModel"]
 
 
+DOCUMENTS, SUBJECT = options.DOCUMENTS, "Which model to measure"
+
 TaskOption = Annotated[
     str | None,
     option(
         "--task TASK,...",
-        "Any of perplexity (last tokens), sliding, truncated, nll_by_position, longppl, passkey, needles, ruler (its "
-        "13 tasks; or single ones, such as ruler_vt), regression (against --base), suite, serving (time and memory).",
+        "perplexity (of the last tokens), sliding, truncated, nll_by_position, longppl, passkey, needles, ruler (13 "
+        "tasks; one alone is, for example, ruler_vt), regression (needs --base), suite, serving (time and memory).",
         shown="perplexity,passkey",
     ),
+]
+SourceOption = Annotated[
+    str, option("--documents SOURCE", "File, folder, Hugging Face data set, or stdlib.", group=DOCUMENTS)
+]
+AllDocumentsOption = Annotated[
+    bool, option("--all-documents", "Use all documents, also those trained on.", group=DOCUMENTS)
 ]
 HeldOutOption = Annotated[
     float | None,
     option(
         "--held-out-share SHARE",
-        "Share of documents that is held out; give a base model that of the run it is compared with.",
-        shown="the run's own data.held_out, else 0.1",
+        "Share of documents that is held out from training. For a base model, give that of the run that it is "
+        "compared with.",
+        shown="the run's data.held_out, else 0.1",
         min=0.0,
         max=1.0,
+        group=DOCUMENTS,
     ),
 ]
 FieldOption = Annotated[
-    str | None, option("--field NAME", "Field with the text.", shown="as the model's run read them, else text")
+    str | None,
+    option(
+        "--field NAME",
+        "Field of a record that holds the text.",
+        shown="as in training, else text",
+        group=DOCUMENTS,
+    ),
 ]
 FormatOption = Annotated[
     str | None,
     option(
         "--format FORMAT",
-        "What records hold: text, or conversations.",
-        shown="as the model's run read them, else by the first ones",
+        "What records hold: text or conversations.",
+        shown="as in training, else told from the first records",
+        group=DOCUMENTS,
     ),
 ]
 LanguageOption = Annotated[
     str | None,
     option(
         "--language CODE",
-        "Of the hidden lines and questions of passkey and needles: en, de, fr, es, ja, zh, ko.",
-        shown="of haystack=documents their own, else en",
+        "Language of passkey and needles: en, de, fr, es, ja, zh or ko.",
+        shown="en, or the documents' own with haystack=documents",
     ),
 ]
 SetOption = Annotated[
     list[str] | None,
-    option(
-        "--set [TASK.]NAME=VALUE",
-        "Any setting, of one task (sliding.stride_tokens=512) or of all that have it: num_documents=8, trials=50, "
-        "num_depths=5, haystack=documents, ...",
-    ),
+    option("--set [TASK.]NAME=VALUE", "Override a setting of one task, or of all tasks that have it. Repeatable."),
 ]
 VerdictOption = Annotated[
     bool,
     option(
         "--verdict",
-        "State the effective context length, in an extended model's card too; exit 1 if a length falls short.",
+        "State the effective context length, here and in the model card. Exits with 1 if a length falls short.",
     ),
 ]
-RuleOption = Annotated[Rule, option("--rule", "Threshold of --verdict: 85.6%, or 85% of the model's own short score.")]
+RuleOption = Annotated[
+    Rule,
+    option(
+        "--rule RULE",
+        "Threshold of --verdict: ruler (85.6%), relative (85% of the model's score on short text) or both.",
+    ),
+]
+CheckpointsOption = Annotated[
+    bool, option("--all-checkpoints", "Measure each checkpoint of the run MODEL.", group=SUBJECT)
+]
+InterpolationOption = Annotated[
+    str | None,
+    option("--interpolation KIND", "Apply this interpolation, without training. Needs --target.", group=SUBJECT),
+]
+BeyondOption = Annotated[bool, option("--allow-beyond", "Allow lengths beyond the model's window.", group=SUBJECT)]
 
 
 def evaluate(
     model: options.Model,
-    length: Annotated[Any, option("--length TOKENS,...", "Lengths, answers included.", shown="of --suite")] = None,
+    length: Annotated[
+        Any, option("--length TOKENS,...", "Input lengths, answers included, such as 2k,8k,32k.", shown="--suite's")
+    ] = None,
     task: TaskOption = None,
-    documents: Annotated[str, option("--documents SOURCE", "File, folder, hub data set, or stdlib.")] = "stdlib",
+    verdict: VerdictOption = False,
+    rule: RuleOption = Rule.BOTH,
+    base: Annotated[str | None, option("--base MODEL", "The model before its extension (task regression).")] = None,
+    suite: Annotated[Path | None, option("--suite FOLDER", "A suite made by eval build-suite (task suite).")] = None,
+    scorer: Annotated[
+        str | None, option("--scorer MODEL", "Model that picks the key tokens (task longppl).", shown="MODEL")
+    ] = None,
+    language: LanguageOption = None,
+    settings: SetOption = None,
+    seed: options.Seed = 0,
+    documents: SourceOption = "stdlib",
+    all_documents: AllDocumentsOption = False,
+    held_out_share: HeldOutOption = None,
     field: FieldOption = None,
     format: FormatOption = None,
     skip_unreadable: options.SkipUnreadable = False,
-    all_documents: Annotated[bool, option("--all-documents", "Use every document, not only held-out ones.")] = False,
-    held_out_share: HeldOutOption = None,
-    base: Annotated[str | None, option("--base MODEL", "Of regression: the model before it was extended.")] = None,
-    scorer: Annotated[str | None, option("--scorer MODEL", "Of longppl: picks key tokens.", shown="MODEL")] = None,
-    suite: Annotated[Path | None, option("--suite FOLDER", "A suite of 'skipwise eval build-suite'.")] = None,
-    language: LanguageOption = None,
-    settings: SetOption = None,
-    verdict: VerdictOption = False,
-    rule: RuleOption = Rule.BOTH,
-    all_checkpoints: Annotated[bool, option("--all-checkpoints", "Measure each checkpoint of the run MODEL.")] = False,
-    out: options.Out = None,
-    samples: options.Samples = None,
-    use_cache: options.SampleCache = True,
-    seed: options.Seed = 0,
-    allow_beyond: Annotated[bool, option("--allow-beyond", "Allow lengths beyond the model's window.")] = False,
-    interpolation: Annotated[str | None, option("--interpolation KIND", "Apply this, without training.")] = None,
-    target: Annotated[int | None, option("--target TOKENS", "Window of --interpolation.")] = None,
+    all_checkpoints: CheckpointsOption = False,
+    interpolation: InterpolationOption = None,
+    target: Annotated[
+        int | None, option("--target TOKENS", "Context window for --interpolation.", group=SUBJECT)
+    ] = None,
+    allow_beyond: BeyondOption = False,
     dtype: options.Dtype = None,
     attention: options.Attention = None,
     trust_remote_code: options.Trust = False,
+    out: options.Out = None,
+    samples: options.Samples = None,
+    use_cache: options.SampleCache = True,
     as_json: options.Json = False,
 ) -> None:
-    """Measure perplexity, retrieval and regression at each length; under torchrun, in all processes together.
+    """Measure perplexity and retrieval by length.
 
-    Example: skipwise eval ./my-model --task perplexity,passkey --length 2k,8k,32k --out results.jsonl
+    Uses only documents that were held out from training. Under torchrun, processes share the work.
+
+    Example: skipwise eval embedded --length 128,256 --out results.jsonl
 
     Example: skipwise eval ./my-model-32k --task ruler --length 4k,8k,16k,32k --verdict
 
     Example: skipwise eval ./my-model-32k --task regression --base ./my-model --length 1k,4k
+
+    \b
+    Useful with --set:
+      num_documents=8            documents per length
+      trials=50                  trials of passkey, needles and ruler per length
+      num_depths=5               depths at which lines are hidden
+      haystack=documents         hide lines in documents, not in filler
+      sliding.stride_tokens=512  a setting of one task
     """
     if length is None and suite is None:
         raise ConfigError("no length is given: say which input lengths to measure, such as --length 2k,8k")

@@ -110,8 +110,8 @@ def find_texts(
         details["may_have_been_trained_on"] = True
         if is_first:
             logger.warning(
-                f"these documents may have been trained on: the model's run kept a share of {kept.held_out:g} of "
-                f"{kept.source!r} out of training (data.held_out), and {data.held_out:g} is measured on"
+                f"these documents may have been trained on: the model's run held out a share of {kept.held_out:g} of "
+                f"{kept.source!r} (data.held_out), and this evaluation uses a share of {data.held_out:g}"
             )
     elif is_first and not is_chosen and kept.of_source(source) is None:
         logger.warning(

@@ -16,72 +16,82 @@ from skipwise.model.place import find_place, named_path, path_beside
 if TYPE_CHECKING:
     from skipwise.export import Destination, Exported
 
+VERIFYING, UPLOADING = "Verifying the export", "Uploading it"
+
 DtypeOption = Annotated[
     str | None,
     option(
         "--dtype NAME",
-        "hf: float32, bfloat16, float16; gguf: f32, f16, bf16, q8_0.",
+        "Number format. hf: float32, bfloat16, float16; gguf: f32, f16, bf16, q8_0.",
         shown="the run's; gguf: f16",
     ),
 ]
+RankOption = Annotated[
+    int | None,
+    option("--rank N", "LoRA rank of an adapter after full tuning: the difference to the base model.", min=1),
+]
 EngineOption = Annotated[
     str | None,
-    option("--engine NAME", "Loads a GGUF file: llama.cpp or transformers.", shown="llama.cpp if installed"),
+    option(
+        "--engine NAME",
+        "What loads the GGUF file: llama.cpp or transformers.",
+        shown="llama.cpp if installed",
+        group=VERIFYING,
+    ),
 ]
 LongTokensOption = Annotated[
     int | None,
     option(
         "--long-tokens TOKENS",
-        "Length of the long prompt that is compared.",
-        shown="the window up to 8k, else 256 beyond the original one",
+        "Length of the long prompt.",
+        shown="the window up to 8k, else the original window + 256",
+        group=VERIFYING,
     ),
 ]
 BaseWeightOption = Annotated[
     float | None,
     option(
         "--merge-with-base WEIGHT",
-        "Average with the base's weights: WEIGHT is the base's share. 0: the extended model; 0.5: the plain mean; 1: "
-        "the base's weights, interpolated.",
-        shown="the extended model",
+        "Mean of base and extended weights. WEIGHT is the base's share, 0 to 1.",
+        shown="the extended weights",
     ),
+]
+PushOption = Annotated[
+    str | None, option("--push OWNER/NAME", "Upload it to the Hugging Face hub, with card and record.", group=UPLOADING)
+]
+PublicOption = Annotated[
+    bool, option("--public", "With --push: a public repository.", shown="private", group=UPLOADING)
 ]
 
 
 def export(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Output folder of extend, or any checkpoint folder.")],
-    to: Annotated[str, option("--to FORMAT", "hf: safetensors; gguf: for llama.cpp; adapter: low-rank alone.")],
-    out: Annotated[Path | None, option("--out FOLDER", "A new folder.", shown="RUN-FORMAT")] = None,
+    to: Annotated[str, option("--to FORMAT", "hf (safetensors), gguf (llama.cpp) or adapter (LoRA alone).")],
+    out: Annotated[Path | None, option("--out FOLDER", "New folder for the export.", shown="RUN-FORMAT")] = None,
     dtype: DtypeOption = None,
-    base: options.Base = None,
+    rank: RankOption = None,
     engine: EngineOption = None,
     long_tokens: LongTokensOption = None,
-    rank: Annotated[
-        int | None, option("--rank N", "Adapter after full tuning: the difference to the base at this rank.", min=1)
-    ] = None,
     merge_with_base: BaseWeightOption = None,
-    push: Annotated[
-        str | None, option("--push OWNER/NAME", "Then push it to the Hugging Face hub, with card and record.")
-    ] = None,
-    public: Annotated[bool, option("--public", "With --push, everybody may see it.", shown="private")] = False,
+    push: PushOption = None,
+    public: PublicOption = False,
+    base: options.Base = None,
     trust_remote_code: options.Trust = False,
     as_json: options.Json = False,
 ) -> None:
-    """Export a model, load the export again, and compare: tables, lengths, tokens, logits, greedy text.
+    """Convert an extended model, and verify the result.
 
-    A difference beyond the number format's own error refuses the export, and nothing is left of it.
+    The export is loaded again and compared with the trained model: rotary tables, lengths, tokens, logits and greedy
+    text. If it differs by more than the number format explains, it is deleted.
 
-    Nothing is sent without --push. With it, paths and names of documents are taken out of card and records, all
-    files go in one commit to a private repository, and the hub's hashes are compared. An existing export is pushed.
+    Nothing is sent without --push. With it, paths and names of documents are removed from card and records, all files
+    go to a private repository in one commit, and the hub's hashes are compared with the files'.
 
-    Example: skipwise export my-model-32k --to gguf --dtype q8_0
+    Example: skipwise export runs/embedded-1k --to gguf
 
-    Example: skipwise export my-lora-run --to hf --dtype bfloat16 --out my-model-32k-merged
+    Example: skipwise export ./my-lora-run --to hf --dtype bfloat16 --out my-model-32k-merged
 
-    Example: skipwise export my-full-run --to adapter --rank 64
-
-    Example: skipwise export my-model-32k --to hf --merge-with-base 0.5
-
-    Example: skipwise export my-model-32k --to gguf --push me/my-model-32k-gguf
+    Example: skipwise export ./my-model-32k --to gguf --push me/my-model-32k-gguf
     """
     from skipwise.export import check_format, default_ending
 

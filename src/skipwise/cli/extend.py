@@ -22,48 +22,81 @@ if TYPE_CHECKING:
     from skipwise.train import ExtendResult
 
 
+PROCESSES = "Several processes or machines"
+
+RecipeOption = Annotated[
+    str | None,
+    option(
+        "--recipe NAME",
+        f"Named group of settings: {', '.join(RECIPES)}, or auto, which chooses by model and documents.",
+        shown="auto",
+    ),
+]
+OutputOption = Annotated[
+    str | None, option("--output FOLDER", "Folder of the run and its result.", shown="runs/<model>-<target>")
+]
+
+
 def extend(
     model: options.RunModel = None,
-    config: options.RunFile = None,
     target: options.Target = None,
-    recipe: Annotated[
-        str | None,
-        option(
-            "--recipe NAME",
-            f"Settings that belong together: {', '.join(RECIPES)}, or auto.",
-            shown="auto: chosen by model and documents, and reported",
-        ),
-    ] = None,
     data: options.Data = None,
-    tuning: Annotated[str | None, option("--tuning KIND", "Trained: full, lora or qlora.", shown="full")] = None,
-    output: Annotated[str | None, option("--output FOLDER", "Result.", shown="runs/<model>-<target>")] = None,
+    output: OutputOption = None,
+    tuning: Annotated[
+        str | None, option("--tuning KIND", "What is trained: full, lora or qlora.", shown="full")
+    ] = None,
+    recipe: RecipeOption = None,
+    config: options.RunFile = None,
     settings: options.Setting = None,
     resume: Annotated[bool, option("--resume", "Continue from the run's last checkpoint.")] = False,
     skip_bad_items: Annotated[
-        bool, option("--skip-bad-items", "With --resume: without the items of steps that went wrong.")
+        bool, option("--skip-bad-items", "With --resume: leave out the windows of steps that failed.")
     ] = False,
     launch: Annotated[
-        str | None, option("--launch ENGINE", "Train in several processes: ddp, fsdp2, zero2 or zero3.")
+        str | None, option("--launch ENGINE", "Training engine: ddp, fsdp2, zero2 or zero3.", group=PROCESSES)
     ] = None,
-    nproc: Annotated[int | None, option("--nproc N", "Processes on this machine.", shown="its accelerators")] = None,
-    nnodes: Annotated[int | None, option("--nnodes N", "Machines; give each the same command.", shown="1")] = None,
-    rdzv: Annotated[str | None, option("--rdzv HOST[:PORT]", "Rendezvous: one of several machines.")] = None,
-    max_restarts: Annotated[int | None, option("--max-restarts N", "Restarts after a failure.", shown="0")] = None,
+    nproc: Annotated[
+        int | None,
+        option("--nproc N", "Processes on each machine.", shown="one per GPU", group=PROCESSES),
+    ] = None,
+    nnodes: Annotated[
+        int | None,
+        option("--nnodes N", "Number of machines. Start the same command on each.", shown="1", group=PROCESSES),
+    ] = None,
+    rdzv: Annotated[
+        str | None,
+        option("--rdzv HOST[:PORT]", "Address of one machine, which all can reach (rendezvous).", group=PROCESSES),
+    ] = None,
+    max_restarts: Annotated[
+        int | None, option("--max-restarts N", "Restarts after a process fails.", shown="0", group=PROCESSES)
+    ] = None,
     trust_remote_code: options.Trust = False,
+    verbose: options.Verbose = False,
     as_json: options.Json = False,
 ) -> None:
-    """Extend a model's context window by training on short windows with positions that skip ahead.
+    """Extend a model's context window.
+
+    Trains on short windows whose positions skip ahead, so that they cover the target at the cost of short windows.
+
+    Example: skipwise extend embedded --target 1k --set training.max_steps=20
 
     Example: skipwise extend ./my-model --target 32k --data docs/ --tuning lora --set training.bf16=true
 
-    Example: skipwise extend --config run.yaml --resume
-
-    Often set: window=2k, original=32k, interpolation=yarn, sampler.chunks=3, attention=eager, calibrate=true, seed=1
-
-    Kinds: interpolation=none, linear, ntk, dynamic, yarn, llama3 or longrope; sampler=pose, randpos, cream, sentences,
-    plain or full; sampler.skips=sequential, simplex or flat
-
-    Also: training.max_steps=1000, training.learning_rate=2e-5, data.join=true, data.skip_unreadable=true
+    \b
+    Useful with --set:
+      window=2k                    length of a training window
+      original=32k                 context window of the base model
+      interpolation=yarn           none, linear, ntk, dynamic, yarn, llama3 or
+                                   longrope
+      sampler=pose                 pose, randpos, cream, sentences, plain or full
+      sampler.skips=flat           sequential, simplex or flat
+      sampler.chunks=3             chunks per window
+      training.max_steps=1000      optimizer steps
+      training.learning_rate=2e-5  any other argument of transformers' Trainer
+      data.join=true               join documents that are shorter than a window
+      data.skip_unreadable=true    skip what cannot be read
+      calibrate=true               choose the attention factor after training
+      seed=1                       random seed
     """
     from skipwise.config import RunConfig, read_settings
 
@@ -79,15 +112,15 @@ def extend(
     run = RunConfig.from_mapping(settings_over(read_settings(config) if config else {}, flags, settings))
     if launch is not None:
         several = given({"machines": nnodes, "rendezvous": rdzv, "max_restarts": max_restarts})
-        passed_on = {"--resume": resume, "--skip-bad-items": skip_bad_items, "--json": as_json}
+        passed_on = {"--resume": resume, "--skip-bad-items": skip_bad_items, "--verbose": verbose, "--json": as_json}
         _launch(run, launch, nproc, several, [flag for flag, on in passed_on.items() if on])
     for flag, value in (("--nproc", nproc), ("--nnodes", nnodes), ("--rdzv", rdzv), ("--max-restarts", max_restarts)):
         if value is not None:
-            raise ConfigError(f"{flag} is for several processes; say by --launch which engine trains in them")
-    _train(run, resume=resume, skip_bad_items=skip_bad_items, as_json=as_json)
+            raise ConfigError(f"{flag} is for several processes; name their training engine with --launch")
+    _train(run, resume=resume, skip_bad_items=skip_bad_items, verbose=verbose, as_json=as_json)
 
 
-def _train(run: "RunConfig", *, resume: bool, skip_bad_items: bool, as_json: bool) -> None:
+def _train(run: "RunConfig", *, resume: bool, skip_bad_items: bool, verbose: bool, as_json: bool) -> None:
     from skipwise.data.documents import require_there
     from skipwise.model.place import find_place
     from skipwise.train.folder import RunFolder, log_file
@@ -101,7 +134,8 @@ def _train(run: "RunConfig", *, resume: bool, skip_bad_items: bool, as_json: boo
     own_file = log_file(run.output_folder)
     if own_file is not None:
         _log_to(own_file)
-    logging.getLogger("skipwise").setLevel(logging.WARNING if as_json and own_file is None else logging.INFO)
+    told = logging.DEBUG if verbose else logging.INFO
+    logging.getLogger("skipwise").setLevel(logging.WARNING if as_json and own_file is None else told)
     result = train(run, resume=resume, skip_bad_items=skip_bad_items)
     if own_file is None:
         _show(result, run.target, as_json)
@@ -159,12 +193,12 @@ def _check_engine(launch: Any, accelerators: int | None) -> None:
 
     if accelerators is not None and launch.processes > accelerators:
         raise ConfigError(
-            f"--nproc is {launch.processes}, and this machine has {accelerators} accelerators; give at most so many"
+            f"--nproc is {launch.processes}, and this machine has {accelerators} GPUs; give at most {accelerators}"
         )
     if accelerators is None and launch.engine == "fsdp2":
         raise ConfigError(
-            "--launch fsdp2 splits the model over accelerators, and there is none to use here: "
-            "give --launch ddp, which trains in several processes on CPUs"
+            "--launch fsdp2 shards the model over GPUs, and there is none here: give --launch ddp, which trains in "
+            "several processes on CPUs"
         )
     if "deepspeed" in ENGINES[launch.engine] and importlib.util.find_spec("deepspeed") is None:
         raise ConfigError(
@@ -191,14 +225,16 @@ def _agent(command: Sequence[str], environment: dict[str, str]) -> int:
 
 
 def _show(result: "ExtendResult", target: int, as_json: bool) -> None:
+    from skipwise.report.quantities import bytes_text, seconds_text
+
     if as_json:
         print_json({"folder": str(result.folder), "finished": result.finished, "steps": result.steps, **result.record})
     elif result.finished:
         resumed = result.record["resumed_at_step"]
         since = "" if resumed is None else f" since step {resumed}"
         print(
-            f"extended to {target} tokens in {result.record['seconds']:.0f} s{since}, "
-            f"{result.record['peak_bytes'] / 2**30:.1f} GiB: {result.folder}\n"
+            f"extended to {target} tokens in {seconds_text(result.record['seconds'])}{since}, peak memory "
+            f"{bytes_text(result.record['peak_bytes'])}: {result.folder}\n"
             f"try it: {shlex.join(['skipwise', 'generate', str(result.folder), '--prompt', 'Once'])}"
         )
     if not result.finished:
@@ -206,7 +242,7 @@ def _show(result: "ExtendResult", target: int, as_json: bool) -> None:
         if LAUNCHED in os.environ:
             again += f" {os.environ[LAUNCHED]}"
         where = f"after step {result.steps}, saved" if result.steps else "before the first step"
-        print(f"stopped {where}; go on with: {again}", file=sys.stderr)
+        print(f"stopped {where}. Continue with: {again}", file=sys.stderr)
 
 
 def _log_to(file: Path) -> None:

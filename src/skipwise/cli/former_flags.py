@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import typer
-import typer.core
 
+from skipwise.cli.help import VerbHelp
 from skipwise.cli.options import read_length, read_lengths
 
 
@@ -69,11 +69,11 @@ FORMER: Mapping[str, Former] = {
 _EXPECTED = {int: "a whole number", float: "a number", _numbers: "whole numbers separated by commas, such as 0,1,2"}
 
 
-def command_class(verb: str) -> type[typer.core.TyperCommand]:
+def command_class(verb: str) -> type[VerbHelp]:
     """The class of a verb's command, which reads its former flags too."""
     former = FORMER.get(verb, {})
 
-    class Command(typer.core.TyperCommand):
+    class Command(VerbHelp):
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
             return super().parse_args(ctx, as_settings(args, former))
 

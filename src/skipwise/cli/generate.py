@@ -15,60 +15,85 @@ if TYPE_CHECKING:
     from skipwise.inference.generate import LocalEngine
 
 
+DECODING, MEMORY = "Decoding", "Memory and speed"
+
 AskOption = Annotated[
     list[str] | None,
     option(
         "--ask TEXT",
-        "A question after the prompt, in the model's chat template if it has one. Repeatable: the prompt is read once "
-        "for all questions.",
+        "Question after the prompt, in the model's chat template if it has one. Repeatable: the "
+        "prompt is read once for all questions.",
     ),
 ]
 ControlTokensOption = Annotated[
     Literal["text", "tokens"],
     option(
-        "--control-tokens",
-        "How a prompt is read that spells control tokens such as <|im_end|>: as this text, or as the tokens, for "
-        "prompts in the model's own format. A question of --ask is always text.",
+        "--control-tokens HOW",
+        "How control tokens such as <|im_end|> in a prompt are read: as text, or as tokens (for prompts in the "
+        "model's own chat format). --ask is always text.",
     ),
 ]
 ModeOption = Annotated[
     Literal["auto", "short", "long"],
     option(
-        "--mode",
-        "short: the base model, bit for bit; long: the extended one; auto: short if prompt and new tokens fit the "
+        "--mode MODE",
+        "short: the base model, unchanged; long: the extended model; auto: short if prompt and answer fit the "
         "original window.",
     ),
+]
+ChunkOption = Annotated[
+    int | None,
+    option("--chunk TOKENS", "Prefill chunk, a multiple of 64.", shown="chosen for the device", group=MEMORY),
+]
+CacheOption = Annotated[
+    Literal["dynamic", "static", "quantized-8", "quantized-4", "offloaded"],
+    option("--cache KIND", options.KV_CACHE, group=MEMORY),
 ]
 
 
 def generate(
     model: options.Model,
-    prompt: Annotated[str | None, option("--prompt TEXT", "The prompt itself.")] = None,
-    file: Annotated[Path | None, option("--prompt-file,--file FILE", "A UTF-8 file with the prompt.")] = None,
+    prompt: Annotated[str | None, option("--prompt TEXT", "The prompt.")] = None,
+    file: Annotated[Path | None, option("--prompt-file,--file FILE", "Text file (UTF-8) with the prompt.")] = None,
     ask: AskOption = None,
-    control_tokens: ControlTokensOption = "text",
-    max_new_tokens: Annotated[int, option("--max-new-tokens N", "Tokens at most.", min=1)] = 128,
-    temperature: Annotated[float, option("--temperature T", "0 always takes the likeliest token.", min=0.0)] = 0.0,
-    top_p: Annotated[float, option("--top-p P", "Sample among the likeliest tokens with this probability.")] = 1.0,
-    stop: Annotated[list[str] | None, option("--stop TEXT", "End before this text; repeatable.")] = None,
-    seed: Annotated[int, option("--seed", "Seed of sampling.")] = 0,
     mode: ModeOption = "auto",
-    base: options.Base = None,
-    adapter: Annotated[Path | None, option("--adapter FOLDER", "Instead of the run's own adapter.")] = None,
-    cache: options.KvCache = "dynamic",
-    chunk: Annotated[
-        int | None, option("--chunk TOKENS", "Prefill chunk, a multiple of 64.", shown="what suits the device")
+    control_tokens: ControlTokensOption = "text",
+    max_new_tokens: Annotated[
+        int, option("--max-new-tokens N", "Maximum number of new tokens.", min=1, group=DECODING)
+    ] = 128,
+    temperature: Annotated[
+        float, option("--temperature T", "0 always takes the most likely token.", min=0.0, group=DECODING)
+    ] = 0.0,
+    top_p: Annotated[
+        float, option("--top-p P", "Sample among the most likely tokens with this total probability.", group=DECODING)
+    ] = 1.0,
+    stop: Annotated[
+        list[str] | None, option("--stop TEXT", "End before this text. Repeatable.", group=DECODING)
     ] = None,
-    stats: Annotated[bool, option("--stats", "Print time, speed and memory by length on stderr.")] = False,
-    stream: Annotated[bool, option("--stream/--no-stream", "Print the text as it comes.")] = True,
+    seed: Annotated[int, option("--seed N", "Random seed of sampling.", group=DECODING)] = 0,
+    cache: CacheOption = "dynamic",
+    chunk: ChunkOption = None,
+    base: options.Base = None,
+    adapter: Annotated[
+        Path | None,
+        option("--adapter FOLDER", "Use this LoRA adapter instead of the run's own.", group=options.LOADING),
+    ] = None,
     dtype: options.Dtype = None,
     attention: options.Attention = None,
     trust_remote_code: options.Trust = False,
+    stats: Annotated[
+        bool, option("--stats", "Print time, speed and memory by length on stderr.", group=options.OUTPUT)
+    ] = False,
+    stream: Annotated[
+        bool, option("--stream/--no-stream", "Print the text as it is generated.", group=options.OUTPUT)
+    ] = True,
     as_json: options.Json = False,
 ) -> None:
-    """Continue a prompt, however long it is, up to the model's window.
+    """Generate text after a prompt or a long file.
 
-    Example: skipwise generate runs/long --prompt-file report.txt --ask 'What was decided?' --stats
+    Example: skipwise generate embedded --prompt 'def main' --max-new-tokens 16
+
+    Example: skipwise generate ./my-model-32k --prompt-file report.txt --ask 'What was decided?' --stats
     """
     text = _prompt_text(prompt, file)
 
@@ -149,11 +174,14 @@ def _answer(
     as_json: bool,
 ) -> None:
     """Generates and prints the text: as it comes, at the end, or as JSON. Raises DataError when memory runs out."""
+    from tqdm import tqdm
+
     from skipwise.cli.generate_stats import Progress
     from skipwise.train.process import ran_out_of_memory
 
-    text = ""
-    with engine.start(request) as generation:
+    text, length = "", len(request.prompt_ids)
+    bar = tqdm(total=length, desc="reading the prompt", unit="token", delay=2, leave=False, disable=as_json)
+    with engine.start(request) as generation, bar:
         progress = Progress(engine, generation)
         while not generation.is_done:
             try:
@@ -162,10 +190,12 @@ def _answer(
                 if not ran_out_of_memory(error):
                     raise
                 raise DataError(
-                    f"memory ran out when {generation.stats.read_tokens} of {len(request.prompt_ids)} tokens were "
-                    f"read; give a smaller --chunk than {engine.chunk_tokens}, or --cache quantized-8, quantized-4, or "
-                    "offloaded beside an accelerator"
+                    f"memory ran out after {generation.stats.read_tokens} of {length} tokens; give a smaller --chunk "
+                    f"than {engine.chunk_tokens}, or --cache quantized-8, quantized-4 or, with a GPU, offloaded"
                 ) from error
+            bar.update(min(generation.stats.read_tokens, length) - bar.n)
+            if bar.n >= length:
+                bar.close()
             progress.look()
             piece = generation.take_text()
             text += piece

@@ -18,8 +18,9 @@ KeysOption = Annotated[
     Path | None,
     option(
         "--keys FILE",
-        "The key file; it holds hashes, no keys.",
+        "Key file. It holds hashes, not the keys themselves.",
         shown="~/.config/skipwise/keys.json",
+        group="Access",
         envvar="SKIPWISE_KEYS",
     ),
 ]
@@ -31,13 +32,15 @@ def default_key_file() -> Path:
 
 
 def create(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Its holder, for the audit log.")],
-    role: Annotated[str, option("--role ROLE", "Its role, made by 'skipwise keys role'.")] = "default",
-    expires: Annotated[str | None, option("--expires TIME", "Lifetime: 12h, 30d, 8w.", shown="never")] = None,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Who will use the key, for the audit log.")],
+    role: Annotated[str, option("--role ROLE", "Role of the key, created by keys role.")] = "default",
+    expires: Annotated[str | None, option("--expires TIME", "Lifetime, such as 12h, 30d or 8w.", shown="never")] = None,
     keys: KeysOption = None,
     as_json: options.Json = False,
 ) -> None:
-    """Make an API key. It is printed once and stored nowhere.
+    """Create an API key.
+
+    The key is printed once. Only its hash is stored.
 
     Example: skipwise keys create ada --role reader --expires 90d
     """
@@ -53,11 +56,11 @@ def create(
 
 
 def list_keys(keys: KeysOption = None, as_json: options.Json = False) -> None:
-    """List keys and roles.
+    """List API keys and roles.
+
+    See also keys create, keys revoke and keys role.
 
     Example: skipwise keys list
-
-    See also: keys create, keys revoke, keys role
     """
     from skipwise.serve.keys import read_keys
 
@@ -77,11 +80,13 @@ def list_keys(keys: KeysOption = None, as_json: options.Json = False) -> None:
 
 
 def revoke(
-    key: Annotated[str, typer.Argument(metavar="ID", help="As 'skipwise keys list' shows it.")],
+    key: Annotated[str, typer.Argument(metavar="ID", help="ID of the key, as keys list shows it.")],
     keys: KeysOption = None,
     as_json: options.Json = False,
 ) -> None:
-    """End a key for good. A running server refuses it from the next request on.
+    """Revoke an API key for good.
+
+    A running server refuses it from the next request on.
 
     Example: skipwise keys revoke 1f0c93ab52de
     """
@@ -95,18 +100,26 @@ def revoke(
 
 
 def role(
-    name: Annotated[str, typer.Argument(metavar="ROLE", help="Its name.")],
+    name: Annotated[str, typer.Argument(metavar="ROLE", help="Name of the role.")],
     max_context: Annotated[
-        int | None, option("--max-context TOKENS", "Tokens of a request, new ones included: 4096, 32k.")
+        int | None, option("--max-context TOKENS", "Longest request, answer included, such as 32k.")
     ] = None,
-    requests_per_minute: Annotated[int | None, option("--requests-per-minute N", "Limit of each key.", min=1)] = None,
-    tokens_per_minute: Annotated[int | None, option("--tokens-per-minute TOKENS", "Limit of each key: 100k.")] = None,
-    models: Annotated[Any, option("--models NAME,...", "Models that may be used.", shown="all")] = None,
+    requests_per_minute: Annotated[
+        int | None, option("--requests-per-minute N", "Requests per minute, for each key.", min=1)
+    ] = None,
+    tokens_per_minute: Annotated[
+        int | None, option("--tokens-per-minute TOKENS", "Tokens per minute, for each key, such as 100k.")
+    ] = None,
+    models: Annotated[
+        Any, option("--models NAME,...", "Models that keys may use, such as short,long.", shown="all")
+    ] = None,
     anew: Annotated[bool, option("--anew", "Remove all limits that are not given.")] = False,
     keys: KeysOption = None,
     as_json: options.Json = False,
 ) -> None:
-    """Make a role, or change one for all its keys at once. What is left out stays as it is.
+    """Create a role, or change its limits.
+
+    A change applies to all keys of the role at once. What is left out stays as it is.
 
     Example: skipwise keys role reader --max-context 8k --requests-per-minute 30
     """

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -40,7 +40,7 @@ def read_names(text: str) -> list[str]:
 _PARSERS = {"TOKENS": read_length, "TOKENS,...": read_lengths, "NAME,...": read_names}
 
 
-def option(form: str, text: str, *, shown: str | bool = True, **how: Any) -> Any:
+def option(form: str, text: str, *, shown: str | bool = True, group: str | None = None, **how: Any) -> Any:
     """An option of a verb: `option("--window TOKENS", "Training window.", shown="the model's own")`.
 
     Args:
@@ -48,55 +48,76 @@ def option(form: str, text: str, *, shown: str | bool = True, **how: Any) -> Any
             and `NAME,...` are read as a length, lengths and names.
         text: help.
         shown: what help says of the default; True for the default itself.
+        group: the heading in help under which it stands; None for those that people need first.
         how: further arguments of `typer.Option`.
     """
     flags, _, metavar = form.partition(" ")
-    how = {"parser": _PARSERS.get(metavar), **how}
+    how = {"parser": _PARSERS.get(metavar), "rich_help_panel": group, **how}
     return typer.Option(*flags.split(","), metavar=metavar or None, help=text, show_default=shown, **how)
 
 
-_MODEL = "A folder, a hub name, a .gguf file, or 'embedded'."
+DOCUMENTS, LOADING, OUTPUT = "Documents", "Loading the model", "Output"
+"""Headings of flags that several verbs have."""
+
+_MODEL = "A folder, a Hugging Face name, a .gguf file, or 'embedded'."
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL)]
 RunModel = Annotated[str | None, typer.Argument(metavar="MODEL", help=_MODEL, show_default=False)]
-RunFile = Annotated[Path | None, option("--config FILE", "The run as YAML; flags override it.")]
+RunFile = Annotated[Path | None, option("--config FILE", "Read settings from this YAML file; flags override it.")]
 Setting = Annotated[
-    list[str] | None, option("--set NAME=VALUE", "Any setting of the YAML file, such as data.join=true.")
+    list[str] | None, option("--set NAME=VALUE", "Override any setting, such as data.join=true. Repeatable.")
 ]
-Target = Annotated[int | None, option("--target TOKENS", "Window to extend to, such as 32k.")]
+Target = Annotated[int | None, option("--target TOKENS", "Context window to extend to, such as 32k.")]
 Data = Annotated[
-    list[str] | None, option("--data SOURCE", "File, folder, pattern or hub data set; repeatable.", shown="stdlib")
+    list[str] | None,
+    option(
+        "--data SOURCE",
+        "File, folder, glob pattern or Hugging Face data set to train on. Repeatable.",
+        shown="stdlib, Python's own source files",
+    ),
 ]
 Original = Annotated[
-    int | None,
-    option("--original TOKENS", "Window of the base model, if its config does not tell.", shown="as its config says"),
+    int | None, option("--original TOKENS", "Context window of the base model.", shown="as its config says")
 ]
-Base = Annotated[str | None, option("--base MODEL", "The base model, if the run's record is wrong or missing.")]
+Base = Annotated[
+    str | None, option("--base MODEL", "Base model, where the run's record is missing or wrong.", group=LOADING)
+]
 Dtype = Annotated[
     str | None,
     option(
         "--dtype NAME",
-        "float32, bfloat16, float16, or auto: as the checkpoint.",
-        shown="auto with an accelerator, else float32",
+        "float32, bfloat16, float16, or auto (as stored).",
+        shown="auto on an accelerator, else float32",
+        group=LOADING,
     ),
 ]
 Attention = Annotated[
-    str | None, option("--attention NAME", "eager, sdpa, flash_attention_2, ...", shown="what transformers chooses")
+    str | None,
+    option(
+        "--attention NAME",
+        "Attention implementation: eager, sdpa, flash_attention_2, ...",
+        shown="chosen by transformers",
+        group=LOADING,
+    ),
 ]
-Trust = Annotated[bool, option("--trust-remote-code", "Run the Python code that comes with the model. Read it first.")]
-Field = Annotated[str, option("--field NAME", "Field with the text.")]
+Trust = Annotated[
+    bool,
+    option("--trust-remote-code", "Run Python code that comes with the model. Read that code first.", group=LOADING),
+]
+Field = Annotated[str, option("--field NAME", "Field of a record that holds the text.", group=DOCUMENTS)]
 SkipUnreadable = Annotated[
-    bool, option("--skip-unreadable", "Skip files and records that cannot be read, instead of failing.")
+    bool, option("--skip-unreadable", "Skip unreadable files and records instead of stopping.", group=DOCUMENTS)
 ]
 SampleCache = Annotated[
-    bool, option("--cache/--no-cache", "Reuse samples that were measured before, and keep new ones.")
+    bool, option("--cache/--no-cache", "Reuse samples measured earlier, and store new ones.", group=OUTPUT)
 ]
-KvCache = Annotated[
-    Literal["dynamic", "static", "quantized-8", "quantized-4", "offloaded"], option("--cache", "KV cache.")
+KV_CACHE = "KV cache: dynamic, static, quantized-8, quantized-4 or offloaded."
+Seed = Annotated[int, option("--seed N", "Random seed.", min=0)]
+Out = Annotated[Path | None, option("--out FILE", "Append each result to this file, as JSON lines.", group=OUTPUT)]
+Samples = Annotated[
+    Path | None, option("--samples FILE", "Append each sample, with its hash and output, to this file.", group=OUTPUT)
 ]
-Seed = Annotated[int, option("--seed", "Seed of all random draws.", min=0)]
-Out = Annotated[Path | None, option("--out FILE", "Append each result as a line of JSON.")]
-Samples = Annotated[Path | None, option("--samples FILE", "Append each sample with its hash and output.")]
-Json = Annotated[bool, option("--json", "Print JSON, one object per line.")]
+Verbose = Annotated[bool, option("--verbose", "Print each check of the preflight.", group=OUTPUT)]
+Json = Annotated[bool, option("--json", "Print JSON lines.", group=OUTPUT)]
 
 
 def given(flags: Mapping[str, Any]) -> dict[str, Any]:

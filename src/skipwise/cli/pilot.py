@@ -27,32 +27,32 @@ def pilot(
     output: Annotated[
         Path | None,
         option(
-            "--output FOLDER", "Result; an interrupted pilot there goes on.", shown="runs/<model>-<target>-pilot-<time>"
+            "--output FOLDER",
+            "Folder of the pilot. An interrupted one continues.",
+            shown="runs/<model>-<target>-pilot-<time>",
         ),
     ] = None,
     settings: options.Setting = None,
     machine: Annotated[
-        Any, option("--machine NAME,...", "Machines to plan the full run for.", shown="a100-80,h100,rtx-4090")
+        Any, option("--machine NAME,...", "Accelerators to plan the full run for.", shown="a100-80,h100,rtx-4090")
     ] = None,
     price: Annotated[
-        float | None, option("--price MONEY", "Price of one accelerator-hour.", shown="typical ones", min=0.0)
+        float | None, option("--price MONEY", "Price per accelerator-hour.", shown="typical prices", min=0.0)
     ] = None,
-    schedule: Annotated[bool, option("--schedule", "Only measure and say how the time would be split.")] = False,
+    schedule: Annotated[bool, option("--schedule", "Only say how the time would be split.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Is it worth it, for this model and these documents? One page to decide on, within a given time.
+    """Find out within a given time if it is worth it.
 
     Trains the default recipe for as many steps as fit, asks base, interpolated and extended model questions about
-    held-out documents, measures what short text loses and what requests cost, and plans the full run. It says how the
-    time is split before it starts. After Ctrl-C the same command continues where it was. Exit 1 if the page says no.
+    held-out documents, measures short text, time and memory, and plans the full run. It says first how the time is
+    split. It ends with a page to decide on; exit code 1 means no. After Ctrl-C the same command continues.
 
     Example: skipwise pilot ./my-model --data docs/ --target 32k --time 1h
 
     Example: skipwise pilot embedded --data docs/ --target 4k --time 10m
     """
-    import psutil
-
-    began = min(time.time(), psutil.Process().create_time()) if "pytest" not in sys.modules else time.time()
+    began = time.time()
     tree = settings_over({"model": model}, {"target": target, "data": data_setting(data)}, settings)
     config = _checked(tree, given_time, output, machine, price)
     with loading("preparing the pilot"):

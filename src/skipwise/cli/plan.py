@@ -1,6 +1,5 @@
 """`skipwise plan`: what an extension takes to train and to serve, before anything is spent."""
 
-import sys
 import textwrap
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +9,7 @@ import typer
 
 from skipwise.cli import options
 from skipwise.cli.loading import loading
-from skipwise.cli.options import check_writable, option, print_json, print_table
+from skipwise.cli.options import OUTPUT, check_writable, option, print_json, print_table
 from skipwise.config.defaults import GLOBAL_BATCH, STEPS
 from skipwise.errors import ConfigError
 from skipwise.model.place import find_place
@@ -21,72 +20,117 @@ if TYPE_CHECKING:
     from skipwise.plan.measure import CalibratedPlanning
 
 
+TRAINING, SERVING, MEASURED = "Training", "Serving", "Assumptions"
+
 CardArgument = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A folder, a hub name, a .gguf file, embedded, or a built-in card: llama-7b, llama-2-7b, llama-3-8b, "
-        "llama-3-70b, mistral-7b, qwen2.5-7b, gemma-3-27b, deepseek-v3, gpt-j-6b, baichuan2-7b, smollm2-135m.",
+        help="A folder, a Hugging Face name, a .gguf file, 'embedded', or a model known by name: llama-7b, "
+        "llama-2-7b, llama-3-8b, llama-3-70b, mistral-7b, qwen2.5-7b, gemma-3-27b, deepseek-v3, gpt-j-6b, "
+        "baichuan2-7b, smollm2-135m.",
     ),
 ]
 MachineOption = Annotated[
     str,
     option(
         "--machine NAME",
-        "v100-32, a100-40, a100-80, l4, l40s, rtx-4090, h100, h200, b200, mi300x, or cpu, this one.",
+        "v100-32, a100-40, a100-80, l4, l40s, rtx-4090, h100, h200, b200, mi300x, or cpu (this machine).",
     ),
+]
+WindowOption = Annotated[
+    int | None,
+    option("--window TOKENS", "Length of a training window.", shown="the original window, at most 2k", group=TRAINING),
+]
+OriginalOption = Annotated[
+    int | None,
+    option("--original TOKENS", "Context window of the base model.", shown="as its config says", group=TRAINING),
 ]
 ShardingOption = Annotated[
     str | None,
-    option("--sharding NAME", "ddp, zero1, zero2, zero3 or fsdp.", shown="ddp if it fits, else fsdp"),
+    option(
+        "--sharding NAME",
+        "Data parallelism: ddp, zero1, zero2, zero3 or fsdp.",
+        shown="ddp if it fits, else fsdp",
+        group=TRAINING,
+    ),
+]
+MicroBatchOption = Annotated[
+    int | None,
+    option("--micro-batch N", "Micro-batch size: windows per GPU at a time.", shown="what fits", min=1, group=TRAINING),
+]
+LossOption = Annotated[
+    bool,
+    option("--library-loss", "Assume a loss that keeps the logits of whole windows in memory at once.", group=TRAINING),
+]
+LengthsOption = Annotated[
+    Any,
+    option(
+        "--length TOKENS,...", "Lengths of requests.", shown="from the original window to the target", group=SERVING
+    ),
 ]
 SharesOption = Annotated[
     list[str] | None,
     option(
         "--share NAME=SHARE",
-        "Share of the machine's peak that is reached: training, prefill (speed), decode (bandwidth), network, memory; "
-        "repeatable.",
+        "Share of the machine's peak that is reached, for one of training, prefill (speed), decode (memory "
+        "bandwidth), network and memory (capacity). Repeatable.",
         shown="0.4, 0.5, 0.6, 0.7, 0.92",
+        group=MEASURED,
+    ),
+]
+CalibrateOption = Annotated[
+    bool,
+    option(
+        "--calibrate",
+        "Run a few real steps on this machine, and correct the shares by them. Takes minutes.",
+        group=MEASURED,
     ),
 ]
 
 
 def plan(
     model: CardArgument,
-    target: Annotated[int, option("--target TOKENS", "Window to extend to, such as 32k.")],
-    window: Annotated[int | None, option("--window TOKENS", "Training window.", shown="MODEL's, at most 2k")] = None,
-    original: options.Original = None,
+    target: Annotated[int, option("--target TOKENS", "Context window to extend to, such as 32k.")],
     machine: MachineOption = "a100-80",
-    count: Annotated[int, option("--count N", "Accelerators.", min=1)] = 1,
+    count: Annotated[int, option("--count N", "Number of GPUs.", min=1)] = 1,
+    price: Annotated[float | None, option("--price MONEY", "Price per GPU-hour.", min=0.0)] = None,
+    window: WindowOption = None,
+    original: OriginalOption = None,
+    steps: Annotated[int, option("--steps N", "Optimizer steps.", min=1, group=TRAINING)] = STEPS,
+    global_batch: Annotated[
+        int, option("--global-batch N", "Global batch size: windows per step.", min=1, group=TRAINING)
+    ] = GLOBAL_BATCH,
+    micro_batch: MicroBatchOption = None,
+    rank: Annotated[int, option("--rank N", "LoRA rank.", min=1, group=TRAINING)] = 64,
+    checkpointing: Annotated[
+        bool, option("--checkpointing/--no-checkpointing", "Gradient checkpointing.", group=TRAINING)
+    ] = True,
     sharding: ShardingOption = None,
-    context: Annotated[int, option("--context N", "Context parallelism: accelerators per window.", min=1)] = 1,
-    steps: Annotated[int, option("--steps", "Optimizer steps.", min=1)] = STEPS,
-    global_batch: Annotated[int, option("--global-batch", "Windows per step.", min=1)] = GLOBAL_BATCH,
-    micro_batch: Annotated[
-        int | None, option("--micro-batch", "Windows at a time on each.", shown="as many as fit", min=1)
-    ] = None,
-    rank: Annotated[int, option("--rank", "Rank of LoRA.", min=1)] = 64,
-    checkpointing: Annotated[bool, option("--checkpointing/--no-checkpointing", "Gradient checkpointing.")] = True,
-    price: Annotated[float | None, option("--price MONEY", "Price of one accelerator-hour.", min=0.0)] = None,
-    lengths: Annotated[Any, option("--length TOKENS,...", "Lengths to serve.", shown="original to target")] = None,
-    library_loss: Annotated[bool, option("--library-loss", "A loss that holds all logits at once.")] = False,
-    requests: Annotated[int, option("--requests", "Concurrent requests.", min=1)] = 1,
-    weight_bits: Annotated[int, option("--weight-bits", "Bits of weights in serving: 16, 8 or 4.")] = 16,
-    kv_bits: Annotated[int, option("--kv-bits", "Bits of the KV cache in serving: 16, 8 or 4.")] = 16,
+    context: Annotated[
+        int, option("--context N", "Context-parallel size: GPUs that share a window.", min=1, group=TRAINING)
+    ] = 1,
+    library_loss: LossOption = False,
+    lengths: LengthsOption = None,
+    requests: Annotated[int, option("--requests N", "Concurrent requests.", min=1, group=SERVING)] = 1,
+    weight_bits: Annotated[int, option("--weight-bits N", "Bits per weight: 16, 8 or 4.", group=SERVING)] = 16,
+    kv_bits: Annotated[int, option("--kv-bits N", "Bits per KV-cache value: 16, 8 or 4.", group=SERVING)] = 16,
     shares: SharesOption = None,
-    calibrate: Annotated[bool, option("--calibrate", "Measure a few real steps here to correct the shares.")] = False,
-    out: Annotated[Path | None, option("--out FILE", "Write the plan as a page.")] = None,
-    write_config: Annotated[Path | None, option("--write-config FILE", "Write a run for extend --config.")] = None,
+    calibrate: CalibrateOption = False,
     trust_remote_code: options.Trust = False,
+    out: Annotated[Path | None, option("--out FILE", "Also write the plan as an HTML page.", group=OUTPUT)] = None,
+    write_config: Annotated[
+        Path | None, option("--write-config FILE", "Also write a YAML file for extend --config.", group=OUTPUT)
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """What an extension takes in memory, time and money, to train and to serve; no weights are read.
+    """Estimate memory, time and cost of an extension.
+
+    Covers training and serving, skip-wise and at full length. No weights are read, except with --calibrate.
 
     Example: skipwise plan llama-3-8b --target 128k --machine h100 --count 8 --price 2.5
 
-    Example: skipwise plan ./my-model --target 32k --machine rtx-4090 --write-config run.yaml --out plan.html
-
-    Example: skipwise plan ./my-model --target 32k --machine cpu --calibrate
+    Example: skipwise plan embedded --target 4k --machine cpu --write-config run.yaml --out plan.html
     """
     from skipwise.plan.machines import machine_of
 
@@ -177,6 +221,8 @@ def _calibrated(
     how: dict[str, Any],
 ) -> "CalibratedPlanning":
     """Measures this machine; first checks the plan, since measuring takes minutes."""
+    from tqdm import tqdm
+
     from skipwise.plan import PlanConfig, check_plan
     from skipwise.plan.measure import calibrate_plan
     from skipwise.plan.shape import model_shape
@@ -184,15 +230,17 @@ def _calibrated(
     shape = model_shape(model, original=original, trust_remote_code=how["trust_remote_code"])
     window = check_plan(PlanConfig(model, machine=machine, **asked), shape).window
     longest = min(window.original, 2048)
-    return calibrate_plan(
-        model,
-        machine,
-        utilisation,
-        window_tokens=window.train,
-        lengths=(longest // 2, longest),
-        tell=lambda what: print(f"measuring here: {what}", file=sys.stderr, flush=True),
-        **how,
-    )
+    lengths = (longest // 2, longest)
+    form = "{desc}: {n_fmt} of {total_fmt} done, {elapsed} so far, {remaining} left"
+    with tqdm(total=1 + len(lengths), desc="measuring this machine", bar_format=form, leave=False) as bar:
+
+        def tell(what: str) -> None:
+            bar.update(0 if bar.desc.startswith("measuring") else 1)
+            bar.set_description_str(what)
+
+        return calibrate_plan(
+            model, machine, utilisation, window_tokens=window.train, lengths=lengths, tell=tell, **how
+        )
 
 
 def _write_config(path: Path, config: Any) -> None:
@@ -214,20 +262,20 @@ def _print(found: "Plan", measured: "CalibratedPlanning | None") -> None:
         print()
         print_table(table.header, table.rows, title=table.title, numbers=True)
     if measured is not None:
-        console.print()
+        print()
         _print_measured(measured)
-    console.print("\nsettings of engines")
+    print("\ncommands to serve it")
     for name, command in found.advice.engines.items():
-        console.print(f"  {name}\n    {command}", soft_wrap=True, highlight=False)
-    console.print("\nassumed")
+        print(f"  {name}\n    {command}")
+    print("\nassumptions")
     for name, value in assumptions(found).items():
-        console.print(f"  {name}: {value}", soft_wrap=True, highlight=False)
+        print("\n".join(textwrap.wrap(f"  {name}: {value}", console.width, subsequent_indent="    ")))
 
 
 def _print_measured(measured: "CalibratedPlanning") -> None:
     from skipwise.report.quantities import bytes_text, seconds_text
 
-    print("measured here; predictions of time are by the shares assumed before")
+    print("measured on this machine (predictions of time use the shares assumed before)")
     for one in measured.measured:
         print(
             f"  {one.name}: memory {bytes_text(one.measured_bytes)}, predicted {bytes_text(one.predicted_bytes)} "

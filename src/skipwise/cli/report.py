@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from skipwise.cli import options
-from skipwise.cli.options import check_writable, option, print_json, print_table
+from skipwise.cli.options import OUTPUT, check_writable, option, print_json, print_table
 from skipwise.errors import ConfigError
 
 # Of logs, this takes a few seconds.
@@ -19,36 +19,40 @@ def report(
         list[str],
         typer.Argument(
             metavar="RECORDS...",
-            help="Results of skipwise eval (FILE.jsonl, NAME=FILE.jsonl), folders of comparisons, extended models; "
-            "with --operations, audit logs of skipwise serve, rotated and gzipped ones as well.",
+            help="Results of eval (FILE.jsonl or NAME=FILE.jsonl), folders of comparisons, extended models. With "
+            "--operations: audit logs of serve, also gzipped ones.",
         ),
     ],
     operations: Annotated[
-        bool, option("--operations", "A page on a server: requests, tokens, waiting, limits, from its audit logs.")
+        bool, option("--operations", "Report on a server's audit logs: requests, tokens, waiting times, limits.")
     ] = False,
     out: Annotated[
         Path | None,
-        option(
-            "--out FILE",
-            "The page; an older one is replaced.",
-            shown="report.html, or operations.html with --operations",
-        ),
+        option("--out FILE", "The page. An existing one is replaced.", shown="report.html or operations.html"),
     ] = None,
-    title: Annotated[str | None, option("--title TEXT", "Title of the page.", shown="the windows")] = None,
+    title: Annotated[str | None, option("--title TEXT", "Title of the page.", shown="made from the windows")] = None,
     original: Annotated[
-        int | None, option("--original TOKENS", "Window of the base model.", shown="what the records say")
+        int | None, option("--original TOKENS", "Context window of the base model.", shown="as recorded")
     ] = None,
-    markdown: Annotated[Path | None, option("--markdown FILE", "Also write verdict and tables as Markdown.")] = None,
-    csv: Annotated[Path | None, option("--csv FILE", "Also write one row for each record.")] = None,
-    card: Annotated[Path | None, option("--card FOLDER", "Also put the results into this model's card.")] = None,
     samples: Annotated[
-        Path | None, option("--samples FILE", "Show a few outputs of this file; otherwise no text is shown.")
+        Path | None, option("--samples FILE", "Show a few outputs from this file. Otherwise no text is shown.")
+    ] = None,
+    markdown: Annotated[
+        Path | None, option("--markdown FILE", "Also write verdict and tables as Markdown.", group=OUTPUT)
+    ] = None,
+    csv: Annotated[Path | None, option("--csv FILE", "Also write a row for each record.", group=OUTPUT)] = None,
+    card: Annotated[
+        Path | None, option("--card FOLDER", "Also write the results into this model's card.", group=OUTPUT)
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """One page on what an extension bought: what to do and why, then every measurement with its interval.
+    """Make one page from measurements.
 
-    Example: skipwise report base=base.jsonl runs/comparison my-model-32k
+    The verdict in words comes first, then every measurement with its interval.
+
+    Example: skipwise report results.jsonl
+
+    Example: skipwise report base=base.jsonl extended=extended.jsonl runs/my-model-32k-compared
     """
     out = out or Path("operations.html" if operations else "report.html")
     for flag, path in (("--out", out), ("--markdown", markdown), ("--csv", csv)):

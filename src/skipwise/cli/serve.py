@@ -24,52 +24,96 @@ if TYPE_CHECKING:
 
 PACKAGES = ("fastapi", "uvicorn", "prometheus_client", "aiohttp")
 
+ACCESS, SCHEDULING, VLLM = "Access", "Scheduling", "Engine"
+
 AuditOption = Annotated[
-    Path | None, option("--audit FILE", "Append a line per request: who, when, tokens, status; no text.")
+    Path | None,
+    option("--audit FILE", "Append a line per request: who, when, tokens, status. No text.", group=ACCESS),
 ]
 EngineOption = Annotated[
     Literal["embedded", "vllm"],
-    option("--engine", "embedded: in this process; vllm: through vLLM."),
+    option("--engine NAME", "embedded (in this process) or vllm.", group=VLLM),
+]
+CacheOption = Annotated[
+    Literal["dynamic", "static", "quantized-8", "quantized-4", "offloaded"],
+    option("--cache KIND", options.KV_CACHE, group=VLLM),
+]
+VllmArgsOption = Annotated[str, option("--vllm-args TEXT", "More arguments for vllm serve.", group=VLLM)]
+VllmMemoryOption = Annotated[
+    str,
+    option(
+        "--vllm-memory BASE,LONG",
+        "Share of each GPU's memory for the base and the extended model.",
+        group=VLLM,
+    ),
 ]
 TurnsOption = Annotated[
-    Literal["fair", "arrival"], option("--turns", "fair: short requests overtake long ones; arrival: in order.")
+    Literal["fair", "arrival"],
+    option(
+        "--turns ORDER",
+        "fair (short requests overtake long ones) or arrival (first come, first served).",
+        group=SCHEDULING,
+    ),
+]
+ShortOption = Annotated[int, option("--short-slots N", "Concurrent requests in short mode.", min=1, group=SCHEDULING)]
+LongOption = Annotated[int, option("--long-slots N", "Concurrent requests in long mode.", min=1, group=SCHEDULING)]
+WaitingOption = Annotated[
+    int, option("--waiting N", "Requests that may wait before others are refused.", min=1, group=SCHEDULING)
+]
+MeasureOption = Annotated[
+    bool,
+    option("--measure/--no-measure", "Measure what requests cost here, for about 5 s at start.", group=SCHEDULING),
+]
+GraceOption = Annotated[
+    float,
+    option("--grace SECONDS", "Time that requests have to finish at shutdown.", min=0, max=86_400, group=SCHEDULING),
+]
+TemplateOption = Annotated[
+    Path | None,
+    option("--chat-template FILE", "Jinja chat template to use instead of the tokenizer's.", group=options.LOADING),
 ]
 
 
 def serve(
     model: options.Model,
-    base: options.Base = None,
-    name: Annotated[str | None, option("--name NAME", "Name for clients.", shown="the model's")] = None,
-    host: Annotated[str, option("--host HOST", "Other addresses than this machine's need keys.")] = "127.0.0.1",
-    port: Annotated[int, option("--port N", "0 takes a free one.", min=0, max=65535)] = 8000,
+    host: Annotated[
+        str, option("--host HOST", "Address to listen on. All but this machine's own need API keys.")
+    ] = "127.0.0.1",
+    port: Annotated[int, option("--port N", "Port to listen on. 0 takes a free one.", min=0, max=65535)] = 8000,
+    name: Annotated[
+        str | None, option("--name NAME", "Model name that clients use.", shown="the folder's name")
+    ] = None,
+    max_new_tokens: Annotated[
+        int, option("--max-new-tokens TOKENS", "New tokens, where a request does not say.")
+    ] = 256,
     keys: KeysOption = None,
     audit: AuditOption = None,
-    tls_cert: Annotated[Path | None, option("--tls-cert FILE", "Certificate chain, PEM.")] = None,
-    tls_key: Annotated[Path | None, option("--tls-key FILE", "Its private key, PEM.")] = None,
-    engine: EngineOption = "embedded",
-    cache: options.KvCache = "dynamic",
+    tls_cert: Annotated[Path | None, option("--tls-cert FILE", "TLS certificate chain (PEM).", group=ACCESS)] = None,
+    tls_key: Annotated[Path | None, option("--tls-key FILE", "TLS private key (PEM).", group=ACCESS)] = None,
     turns: TurnsOption = "fair",
-    short_slots: Annotated[int, option("--short-slots N", "Concurrent requests of short mode.", min=1)] = 16,
-    long_slots: Annotated[int, option("--long-slots N", "The same of long mode.", min=1)] = 2,
-    waiting: Annotated[int, option("--waiting N", "Requests that may wait.", min=1)] = 128,
-    max_new_tokens: Annotated[int, option("--max-new-tokens TOKENS", "Default of a request.")] = 256,
-    chat_template: Annotated[Path | None, option("--chat-template FILE", "Jinja, instead of the tokenizer's.")] = None,
-    grace: Annotated[
-        float, option("--grace SECONDS", "Shutdown waits so long for requests.", min=0, max=86_400)
-    ] = 60.0,
-    vllm_args: Annotated[str, option("--vllm-args TEXT", "More arguments of vllm serve.")] = "",
-    vllm_memory: Annotated[str, option("--vllm-memory BASE,LONG", "Shares of each accelerator's memory.")] = "0.3,0.6",
-    measure: Annotated[
-        bool, option("--measure/--no-measure", "First measure what requests cost here, for about 5 seconds.")
-    ] = True,
+    short_slots: ShortOption = 16,
+    long_slots: LongOption = 2,
+    waiting: WaitingOption = 128,
+    grace: GraceOption = 60.0,
+    measure: MeasureOption = True,
+    engine: EngineOption = "embedded",
+    cache: CacheOption = "dynamic",
+    vllm_args: VllmArgsOption = "",
+    vllm_memory: VllmMemoryOption = "0.3,0.6",
+    base: options.Base = None,
+    chat_template: TemplateOption = None,
     dtype: options.Dtype = None,
     attention: options.Attention = None,
     trust_remote_code: options.Trust = False,
     as_json: options.Json = False,
 ) -> None:
-    """Serve a model to many: short requests by the base model, long ones by the extended one, in fair turns.
+    """Serve a model through an OpenAI-compatible API.
 
-    Example: skipwise serve runs/long --keys keys.json --audit audit.jsonl
+    Short requests go to the unchanged base model, long ones to the extended model.
+
+    Example: skipwise serve embedded
+
+    Example: skipwise serve ./my-model-32k --keys keys.json --audit audit.jsonl
     """
     _check_model_and_packages(model, base)
     from skipwise.cli.serve_requests import requests_told

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from skipwise.compare.jobs import Job, Planner
@@ -23,6 +24,7 @@ from skipwise.errors import CheckpointError, ConfigError
 from skipwise.evals import make_task
 from skipwise.files import half_written, replace_file
 from skipwise.model import read_config
+from skipwise.report.quantities import seconds_text
 from skipwise.train.process import on_stop_signals
 from skipwise.window import parse_length
 
@@ -90,11 +92,10 @@ def compare(
     if not looked_through:
         _look_through_documents(comparison, jobs)
     _claim(folder, comparison, resume, beside)
-    begun = time.monotonic()
-    for place, job in enumerate(jobs, 1):
-        outcome = Outcome.read(folder / job.name)
-        if outcome is not None and not (retry_failed and outcome.status == "failed"):
-            continue
+    begun, pace = time.monotonic(), _Pace()
+    todo = [(place, job) for place, job in enumerate(jobs, 1) if not _is_done(folder / job.name, retry_failed)]
+    for number, (place, job) in enumerate(todo):
+        left = pace.left([later for _, later in todo[number:]])
         (folder / job.name).mkdir(parents=True, exist_ok=True)
         if job.arm.kind.as_long_as_reference and not job.measures_costs:
             steps = _steps_in_time(job, comparison, planner, folder)
@@ -103,18 +104,53 @@ def compare(
                 Outcome(status="failed", seed=job.seed, failure="error", error=error).write(folder / job.name)
                 continue
             job = planner.with_steps(job, steps)
-        logger.info(f"[{place}/{len(jobs)}] {job.name}")
+        logger.info(f"[{place}/{len(jobs)}] {job.name}: {_doing(job)}{left}")
         job_begun = time.monotonic()
         how = Begin(evaluation=evaluation) if begin is None else begin(job)
         if how.steps is not None:
             job = planner.with_steps(job, how.steps)
         outcome = _run(job, folder / job.name, planner, comparison, how)
         took = time.monotonic() - job_begun
+        pace.note(job, took)
         if outcome.status == "failed":
-            logger.warning(f"    failed after {took:.0f} s: {outcome.failure}: {outcome.error}")
+            logger.warning(f"    failed after {seconds_text(took)}: {outcome.failure}: {outcome.error}")
         else:
-            logger.info(f"    {outcome.steps} steps in {outcome.training_seconds:.0f} s; {took:.0f} s in all")
+            trained = f", of these {seconds_text(outcome.training_seconds)} in {outcome.steps} steps"
+            logger.info(f"    done in {seconds_text(took)}{trained if outcome.steps else ''}")
     return collect(comparison, planner, jobs, folder, seconds=time.monotonic() - begun, command=command)
+
+
+def _is_done(folder: Path, retry_failed: bool) -> bool:
+    outcome = Outcome.read(folder)
+    return outcome is not None and not (retry_failed and outcome.status == "failed")
+
+
+class _Pace:
+    """The time that is left, by the jobs of the same kind that are done."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[tuple[bool, bool], list[float]] = {}
+
+    def note(self, job: Job, seconds: float) -> None:
+        """Adds a job that is done."""
+        self._seconds.setdefault(self._kind(job), []).append(seconds)
+
+    def left(self, jobs: Sequence[Job]) -> str:
+        """The time of all these jobs in words; nothing before one of each kind was done."""
+        if not all(self._kind(job) in self._seconds for job in jobs):
+            return ""
+        total = sum(fmean(self._seconds[self._kind(job)]) for job in jobs)
+        return f"; about {seconds_text(float(f'{total:.2g}'))} left"
+
+    @staticmethod
+    def _kind(job: Job) -> tuple[bool, bool]:
+        return job.arm.kind.trained, job.measures_costs
+
+
+def _doing(job: Job) -> str:
+    if job.measures_costs:
+        return "time a few steps"
+    return "train and measure" if job.arm.kind.trained else "measure"
 
 
 def _look_through_documents(comparison: Comparison, jobs: Sequence[Job]) -> None:
@@ -133,7 +169,7 @@ def _claim(folder: Path, comparison: Comparison, resume: bool, beside: Collectio
     file = folder / SETTINGS_FILE
     if resume:
         if not file.is_file():
-            raise ConfigError(f"there is no comparison in {str(folder)!r} to go on with; start it without --resume")
+            raise ConfigError(f"there is no comparison in {str(folder)!r} to continue; start it without --resume")
         begun = Comparison.from_mapping(read_settings(file))
         changed = [name for name in ("run", "evaluation") if getattr(begun, name) != getattr(comparison, name)]
         names = {arm.name for arm in comparison.arms}

@@ -29,7 +29,9 @@ from typing import Any, Literal
 
 from skipwise.allocator import use_huge_pages
 from skipwise.files import replace_file
+from skipwise.imports import LinesAboveBars
 from skipwise.records.comparison import ArmRun
+from skipwise.window import length_label
 
 Failure = Literal["out of memory", "not a number", "error"]
 
@@ -75,7 +77,7 @@ class Outcome(ArmRun):
 
 def main(job_file: Path) -> int:
     """Runs the job of this file; the exit code is 0 also for a failure, which is in the outcome."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[LinesAboveBars()])
     logging.getLogger("skipwise").setLevel(logging.INFO)
     use_huge_pages()
     job = json.loads(job_file.read_text(encoding="utf-8"))
@@ -188,6 +190,8 @@ def _evaluate(job: Mapping[str, Any], config: Any, folder: Path) -> list[str]:
         if measured.get("optional") and time.time() + measured["seconds"] > (job.get("deadline") or math.inf):
             left_out.append(measured["name"])
             continue
+        lengths = ", ".join(map(length_label, measured["lengths"]))
+        logging.getLogger("skipwise").info(f"measuring {measured['task']['kind']} at {lengths} tokens")
         evaluate(
             model,
             tokenizer,

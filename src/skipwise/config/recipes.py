@@ -124,7 +124,7 @@ def resolve(given: "RunConfig", facts: Facts) -> Resolved:
         chosen["interpolation"], why = _interpolation(given, facts)
         reasons.append(f"interpolation: {chosen['interpolation']['kind']}, {why}")
     if facts.long_documents is not None and "source" not in given.data.model_fields_set:
-        reasons.append(f"data: {given.data.source}, the Python sources of this interpreter, as none are given")
+        reasons.append(f"data: {given.data.source} (Python's own source files), because none is given")
     config = given.over(chosen)
     warnings = (_told_of_few_documents(config, facts),)
     return Resolved(config=config, reasons=tuple(reasons), warnings=tuple(filter(None, warnings)))
@@ -148,33 +148,33 @@ def _recipe(given: "RunConfig", facts: Facts) -> tuple[str, str]:
     if why := _why_papers(given, facts):
         return "paper", f"without diluted attention, growth of its own and exercises: {why}"
     if "growth" in given.model_fields_set:
-        return "diluted", "whose windows stay short, as growth is given as none"
+        return "diluted", "whose windows stay short, because growth is set to none"
     if given.data.streaming:
         return "diluted", "whose windows stay short: nobody knows how long streamed documents are"
     if few := _few_documents(given.over({"recipe": "growing"}), facts):
         return "diluted", f"whose windows stay short: {few}"
-    why = "which measured best: diluted attention, exercises, and wider windows for the last steps"
+    why = "which measured best: diluted attention, retrieval exercises, and longer windows in the last steps"
     if any(given.training.get(engine) for engine in ENGINE_SETTINGS):
-        why += ", of more tokens a step than short ones, as the model is split over processes"
+        why += "; these steps have more tokens, because the model is sharded"
     return "growing", why
 
 
 def _why_papers(given: "RunConfig", facts: Facts) -> str | None:
     """Why a run does not get diluted attention by default; None if it does."""
     if facts.own_sampler:
-        return "positions are drawn by a sampler of the caller's"
+        return "the caller passes a position sampler"
     if (kind := given.sampler.get("kind", "pose")) != "pose":
-        return f"these go with the sampler pose, and not with {kind}"
+        return f"they need the sampler pose, and this run has {kind}"
     if facts.refuses_mask:
         return facts.refuses_mask
     if given.attention not in _TAKE_A_MASK:
-        return f"attention by {given.attention} takes no mask of numbers"
+        return f"attention {given.attention} takes no additive mask"
     if given.parallel.context > 1:
-        return "windows that are split over processes take no mask of numbers"
+        return "context parallelism takes no additive mask"
     if given.growth:
         return (
-            "growth is given, and the mask would take memory by the square of its windows; name the recipe diluted to "
-            "have them nevertheless"
+            "growth is given, and the mask's memory grows with the square of the windows; name the recipe diluted to "
+            "use it all the same"
         )
     return None
 
@@ -193,7 +193,7 @@ def _exercises(given: "RunConfig", facts: Facts, recipe: str) -> tuple[float, st
     shortest, train = facts.shortest_exercise, facts.window.train
     if shortest is not None and train < shortest:
         return 0.0, f"exercises: none, as windows have {train} tokens and the shortest exercise takes {shortest}"
-    return share, f"exercises: {share:.0%} of the windows of documents are generated, as the recipe has them"
+    return share, f"exercises: {share:.0%} of the windows are generated, as the recipe says"
 
 
 def _interpolation(given: "RunConfig", facts: Facts) -> tuple[dict[str, Any], str]:
@@ -221,7 +221,8 @@ def _few_documents(config: "RunConfig", facts: Facts) -> str | None:
         if shown > SHOWN_AT_MOST * documents:
             each = f", and each would be shown {float(shown) / documents:.0f} times" if documents else ""
             of = f" of {source}" if source else ""
-            return f"{documents:,} documents{of} have the {tokens} tokens of a window that has grown{each}"
+            what = "joined texts" if config.data.join else "documents"
+            return f"{documents:,} {what}{of} have the {tokens} tokens of a window that has grown{each}"
     return None
 
 

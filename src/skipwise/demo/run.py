@@ -130,6 +130,13 @@ class Claims:
         return self.worst_passkeys >= 0.9
 
     @property
+    def passkeys_found(self) -> str:
+        """How many passkeys are found, in words."""
+        if self.worst_passkeys == 1:
+            return "all passkeys are found at every length"
+        return f"at the worst length, {self.worst_passkeys:.0%} of the passkeys are found"
+
+    @property
     def hold(self) -> bool:
         """Whether all claims are true for this run."""
         return self.perplexity_falls and self.retrieves
@@ -186,7 +193,7 @@ def run_demo(folder: Path, *, settings: DemoSettings | None = None, seed: int = 
     claims = Claims.of(arms[-1].results)
     console.print(
         f"perplexity of the same tokens {'falls' if claims.perplexity_falls else 'does NOT fall'} with every doubling "
-        f"of the context; at least {claims.worst_passkeys:.0%} of passkeys are found at every length"
+        f"of the context; {claims.passkeys_found}"
     )
     for line in made.decision.lines if made.decision else ():
         console.print(line, soft_wrap=True, markup=False, highlight=False)

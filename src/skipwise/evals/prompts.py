@@ -215,8 +215,8 @@ def _warn_of_zeros(
     begin, end = (context.tokenizer.decode(part) for part in (ids[:most], ids[-most:]))
     shown = repr(end) if len(ids) <= most else f"{begin[: most // 2]!r} ... {end[-most:]!r}"
     logger.warning(
-        f"{task.name} at {length_tokens}: all {len(scores)} scores are 0. If that is not the model's ability but the "
-        f"form of prompts or answers, it shows here, raw: the prompt {shown} was answered {output!r}"
+        f"{task.name} at {length_tokens}: all {len(scores)} scores are 0. Check that prompt and answer have the form "
+        f"that the model expects: the prompt {shown} was answered {output!r}"
     )
 
 

@@ -112,7 +112,9 @@ def check_base(short: PreTrainedModel, long: PreTrainedModel, origin: Origin) ->
     outermost = dict([*adapted[:1], *adapted[-1:]])
     stored = dict(stored_tensors(origin.folder, {f"{name}.weight" for name in outermost}))
     if not stored:
-        logger.warning(f"the weights of {str(origin.folder)!r} have other names than its model's: base not checked")
+        logger.warning(
+            f"the base model is not checked: the weights of {str(origin.folder)!r} have other names than its model's"
+        )
     for name, module in outermost.items():
         if (merged := stored.get(f"{name}.weight")) is not None and not _is_merged(module, merged):
             raise CheckpointError(

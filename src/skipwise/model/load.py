@@ -179,9 +179,9 @@ def _warn_of_reset(before: PreTrainedConfig, after: PreTrainedConfig) -> None:
     old, new = rope_state(before), rope_state(after)
     if old.trained_factor is not None:
         logger.warning(
-            f"the model's attention factor was calibrated to {old.attention_factor:.4g} for {old.maximum} tokens; "
-            f"extended anew to {new.maximum} it begins from its interpolation's own, {new.attention_factor:.4g}: "
-            "calibrate again afterwards"
+            f"the model's attention factor was calibrated to {old.attention_factor:.4g} for {old.maximum} tokens. "
+            f"Extended to {new.maximum}, it starts from the interpolation's own, {new.attention_factor:.4g}; "
+            "calibrate again after training"
         )
 
 

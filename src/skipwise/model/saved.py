@@ -122,7 +122,7 @@ def check_saved(model: PreTrainedModel, folder: str | Path) -> None:
         CheckpointError: the weights in the folder differ from the model's.
     """
     few, layers = layers_to_reread(model), text_config(model.config).num_hidden_layers
-    logger.info(f"reading the saved weights again: {few} of {layers} layers")
+    logger.info(f"checking the saved weights: {few} of {layers} layers")
     if wrong := wrongly_saved(model, folder, few):
         name, difference = max(wrong.items(), key=lambda item: item[1])
         raise CheckpointError(

@@ -57,7 +57,7 @@ def _require_hub(name: str) -> None:
     """
     if constants.HF_HUB_OFFLINE or isinstance(try_to_load_from_cache(name, "config.json"), str):
         return
-    logger.info(f"asking the hub for {name!r}, which is no folder here")
+    logger.info(f"there is no folder {name!r} here; looking for it on the hub")
     try:
         get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=constants.HF_HUB_ETAG_TIMEOUT)
     except (HfHubHTTPError, HFValidationError, EntryNotFoundError):

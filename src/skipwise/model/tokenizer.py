@@ -76,7 +76,7 @@ def load_tokenizer(
 def _made(place: ModelSource, rows: int | None, trust_remote_code: bool) -> PreTrainedTokenizerBase:
     """Reads a tokenizer, and holds its token ids against the number of embeddings, `rows`, if that is known."""
     if place.gguf_file is not None and (tokens := number_of_tokens(place)) >= _MANY_TOKENS:
-        logger.info(f"making a tokenizer of the {tokens} tokens in {str(place)!r}, which takes some seconds once")
+        logger.info(f"building the tokenizer from the {tokens} tokens in {str(place)!r}: once, for some seconds")
     if packed_config(place) is not None:
         tokenizer = baichuan_tokenizer(place)
     else:

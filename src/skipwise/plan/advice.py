@@ -12,7 +12,7 @@ from skipwise.plan.engines import engine_commands
 from skipwise.plan.machines import Machine
 from skipwise.plan.recipe import RecipeEstimate, growth_that_fits
 from skipwise.plan.training import TrainingEstimate
-from skipwise.report.quantities import bytes_text, digits_text, seconds_text
+from skipwise.report.quantities import bytes_text, cost_text, seconds_text, short_hours_text, times_text
 from skipwise.rope import eras
 from skipwise.window import length_label
 
@@ -23,52 +23,53 @@ _LONG_HOURS = 24 * 14
 
 # Sentences by name. `_paragraphs` says which apply, `_values` what stands in the braces.
 _SENTENCES = {
-    "train": "Train by {approach} and the recipe {recipe}: {recipe_total} of the {limit} that may be filled of {each} "
-    "{machine}, {steps} steps in {time}{all_hours}{cost}.",
-    "formula": "Activations are by formula, because this model cannot be run without data.",
-    "long run": "That is long: fewer steps, a smaller global batch, low-rank adapters or a faster machine would help.",
+    "train": "Train {approach}, with the recipe {recipe}. It takes {recipe_total} of the {limit} usable on {each} "
+    "{machine}, and {steps} steps take {time}{all_hours}{cost}.",
+    "formula": "Activations are estimated by a formula, because this model cannot be traced without weights.",
+    "long run": "That is long. Fewer steps, a smaller global batch, LoRA or a faster machine would help.",
     "nothing fits": "Nothing that `skipwise extend` trains fits on {machines}{by}: {least}, the smallest, takes "
-    "{least_total} of each, {least_over} more than the {limit} that may be filled. The nearest that fits: {nearest}.",
-    "full length": "Training at the full length of {target} {also_fits}: {full_total}, and a step of as many windows "
-    "takes {full_times} times as long, for {full_tokens} times the tokens.",
-    "searched": "Interpolation: longrope, as in the model. Its factors were searched for its present window. The run "
+    "{least_total} on each, {least_over} more than the usable {limit}. The nearest that fits: {nearest}.",
+    "full length": "Training at the full length of {target} {also_fits}: it takes {full_total}, and each step takes "
+    "{full_times} times as long, for {full_tokens} times the tokens.",
+    "searched": "Interpolation: longrope, as in the model. Its factors were searched for the present window. The run "
     "below stretches them further as YaRN would, without a new search: compare with factors of your own.",
-    "same kind": "Interpolation: {interpolation}, as in the model; it is computed anew from the original window.",
+    "same kind": "Interpolation: {interpolation}, as in the model, computed again from the original window.",
     "yarn": "Interpolation: YaRN by a factor of {factor}. In the PoSE paper's comparison at 64 times (table 2), linear "
     "lost far more on short text, and the perplexity of NTK rose before the target. YaRN's attention factor can be "
     "calibrated after training, and vLLM and llama.cpp support it.",
-    "window": "Training window: {train}, {window_why}. Skips reach {target} from any window; in a longer one a query "
-    "sees more keys at a time, at a proportional cost.",
-    "sliding": "Layers with a sliding window keep their span; the others are extended.",
+    "window": "Training window: {train}, {window_why}. Skips reach {target} from any window. In a longer one, a query "
+    "sees more keys, at a proportional cost.",
+    "sliding": "Layers with a sliding window keep it; the others are extended.",
     "beware": "Beware: {setting}.",
     "recipe": "Recipe: {recipe}.",
     "not diluted": "Layers with a sliding window take no other mask, so attention is not diluted.",
-    "grow": "In the last steps windows grow to {widest}, with as many tokens per step as before if possible, and take "
-    "{recipe_total}. Queries that train on more keys retrieve better at the target (docs/results/recipes-x16.md).",
-    "do not grow": "Windows stay short, because wider ones do not fit; attention is diluted all the same.",
-    "grow less": "Windows of {asked_window} do not fit; extend notices that on its second step and reduces them.",
-    "batch": "Batch: {split}{micro_batch} at a time on {training_on}, {times} per step{other_windows}.",
-    "launch": "Start it with torchrun -m skipwise extend --config, or with --launch; --write-config writes the "
+    "grow": "In the last steps, windows grow to {widest} and take {recipe_total}. A step has as many tokens as before "
+    "if possible. Queries that train on more keys retrieve better at the target.",
+    "do not grow": "Windows stay short, because longer ones do not fit. Attention is diluted all the same.",
+    "grow less": "Windows of {asked_window} do not fit: `skipwise extend` finds that out at its second step and "
+    "shortens them.",
+    "batch": "Batch: {split}a micro-batch of {micro_batch} on {training_on}, {times} per step{other_windows}.",
+    "launch": "Start it with `torchrun -m skipwise extend --config`, or with --launch. --write-config writes the "
     "sharding under training.",
     "deepspeed": "DeepSpeed must be installed.",
     "links": "Links: communication between the {processes} x {machine} takes {moving} of a step of {step}, more than "
     "computing; larger micro-batches, or fewer accelerators with more memory, would be faster.",
     "fewer serve": "Serving is planned on {serving_count} of the {processes} x {machine}: each must hold the "
-    "same number of heads, and a model is shared within a node of {node} if it fits there.",
-    "stored": "The checkpoint is stored as {method}{stored_size}. No figure here counts that: weights are dequantized "
-    "for training, and saved like that.",
-    "not trainable": "It cannot be trained as it is; `skipwise extend` says what dequantizes it.",
+    "same number of heads, and a model stays within a node of {node} if it fits there.",
+    "stored": "The checkpoint is stored as {method}{stored_size}. No number here counts that: weights are dequantized "
+    "for training, and saved so.",
+    "not trainable": "It cannot be trained as it is; `skipwise extend` names what dequantizes it.",
     "serves": "Serving: one request of {target} fits on {serving_on}.",
     "does not serve": "Serving one request of {target} does not fit on {serving_on}{instead}.",
-    "two modes": "Serve in two modes: requests of up to {present} tokens go to the unchanged base model, which "
-    "interpolation never improves there; those from {long_from} tokens on, answer included, go to the extended model. "
-    "A server with room for {present} only takes {short_gain} times as many requests at once.",
-    "worse": "What gets worse: perplexity of short text by a few per cent, less with more steps or a smaller target; "
-    "and retrieval, the longer the text. The training loss shows neither: measure both.",
+    "two modes": "Serve two modes: requests of up to {present} tokens, answer included, go to the unchanged base "
+    "model, which is never better stretched; longer ones go to the extended model. A server whose requests are no "
+    "longer than {present} holds {short_gain} times as many at once.",
+    "worse": "What gets worse: perplexity of short text by a few per cent (less with more steps or a smaller target), "
+    "and retrieval, the longer the text. The training loss shows neither, so measure both.",
     "choose": "Nothing is to be run yet: choose one of the settings that fit, and plan again.",
-    "before": "Before the large run: `skipwise doctor` on this model and machine; then 100 steps of this config, and "
-    "`skipwise eval` for perplexity and passkeys at the target and --task regression against the base. Continue if "
-    "perplexity falls with length up to the target, and short text is no worse than you can accept.",
+    "before": "Before the large run: `skipwise doctor` on this model and machine. Then 100 steps of this config, and "
+    "`skipwise eval` for perplexity and passkeys at the target, and with `--task regression` against the base. "
+    "Continue if perplexity falls with length up to the target, and short text is no worse than you can accept.",
 }
 _SPLITS = {
     "ddp": "the whole model on each",
@@ -171,7 +172,7 @@ def _values(plan: "Plan") -> dict[str, Any]:
         "limit": bytes_text(least.limit_bytes),
         "target": length_label(window.target),
         "train": length_label(window.train),
-        "factor": digits_text(window.factor),
+        "factor": times_text(window.factor),
         "interpolation": plan.extension.run.interpolation["kind"],
         "window_why": _window_why(plan),
         "setting": "; ".join(eras.unapplied(shape.text.to_dict())),
@@ -183,16 +184,15 @@ def _values(plan: "Plan") -> dict[str, Any]:
         "nearest": _nearest(plan),
         "also_fits": "fits here too" if full.fits else "does not fit here",
         "full_total": bytes_text(full.total_bytes),
-        "full_times": digits_text(full.step_seconds / short.step_seconds),
-        "full_tokens": digits_text(window.target / window.train),
+        "full_times": times_text(full.step_seconds / short.step_seconds),
+        "full_tokens": times_text(window.target / window.train),
         "method": shape.stored and shape.stored.method,
         "stored_size": f", {bytes_text(stored_bytes)} of weights" if stored_bytes else "",
         "serving_count": deployment.count,
         "serving_on": _machines(deployment.count, machine),
         "instead": _instead(plan),
         "present": length_label(present),
-        "long_from": present + 1,
-        "short_gain": digits_text(plan.short_gain),
+        "short_gain": times_text(plan.short_gain),
     }
     if plan.chosen and plan.recipe:
         values |= _training_values(plan, plan.chosen, plan.recipe)
@@ -201,22 +201,22 @@ def _values(plan: "Plan") -> dict[str, Any]:
 
 def _training_values(plan: "Plan", chosen: TrainingEstimate, recipe: RecipeEstimate) -> dict[str, Any]:
     processes = chosen.sharding.processes
-    hours = digits_text(recipe.processor_hours)
+    hours = short_hours_text(recipe.processor_hours)
     return {
-        "approach": chosen.approach.name,
+        "approach": chosen.approach.name.replace(", ", " by "),
         "recipe": recipe.name,
         "recipe_total": bytes_text(recipe.total_bytes),
         "each": "each" if processes > 1 else "one",
         "steps": plan.asked.job.steps,
-        "time": seconds_text(3600 * recipe.hours),
-        "all_hours": f", {hours} hours of all {processes}" if processes > 1 else "",
-        "cost": "" if recipe.cost is None else f", {digits_text(recipe.cost)} at the given price",
+        "time": short_hours_text(recipe.hours),
+        "all_hours": f", {hours} of all {processes} together" if processes > 1 else "",
+        "cost": "" if recipe.cost is None else f", {cost_text(recipe.cost)} at the given price",
         "widest": length_label(recipe.widest_tokens),
         "asked_window": length_label(recipe.asked_tokens),
         "split": f"{_SPLITS[chosen.sharding.kind]}, " if processes > 1 else "",
         "micro_batch": "1 window" if chosen.micro_batch == 1 else f"{chosen.micro_batch} windows",
         "training_on": ("each of " if processes > 1 else "") + _machines(processes, plan.machine),
-        "times": "once" if chosen.accumulation == 1 else f"{chosen.accumulation} times",
+        "times": "one" if chosen.accumulation == 1 else f"{chosen.accumulation} of them",
         "other_windows": "" if chosen.windows == plan.asked.job.global_batch else f": {chosen.windows} windows",
         "moving": seconds_text(chosen.moving_seconds),
         "step": seconds_text(chosen.step_seconds),

@@ -106,11 +106,11 @@ def calibrate_plan(
     check_machine(machine)
     measurer = Measurer(model, machine, utilisation, trust_remote_code=trust_remote_code)
     tuning = measurer.fitting(window_tokens, (FullTuning(), lora or LoraTuning()), checkpointing=checkpointing)
-    tell(f"three steps of {tuning.kind} tuning, a window of {window_tokens} tokens each")
+    tell(f"three training steps ({tuning.kind}), one window of {window_tokens} tokens each")
     step = measurer.step(tuning, window_tokens, checkpointing=checkpointing)
     prefills = []
     for length in lengths:
-        tell(f"a prompt of {length} tokens")
+        tell(f"prefill of {length} tokens")
         prefills.append(measurer.prefill(length))
     # Apart from the optimizer's, seconds are inversely proportional to the fraction of the speed that is reached.
     optimizer = measurer.planner.optimizer_seconds(_approach(tuning), Sharding())

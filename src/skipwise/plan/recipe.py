@@ -20,8 +20,7 @@ class RecipeEstimate:
         name: name of the recipe (`skipwise.config.recipes.RECIPES`).
         asked_tokens: widest training window of the recipe.
         widest_tokens: widest training window that fits.
-        total_bytes: peak of one process over all windows.
-        limit_bytes: what a plan may fill of one accelerator.
+        peak: the windows that take the most memory of one process.
         hours: the whole job.
         processes: processes that train together.
         cost: the job, in the currency of the price; None without a price.
@@ -30,16 +29,20 @@ class RecipeEstimate:
     name: str
     asked_tokens: int
     widest_tokens: int
-    total_bytes: int
-    limit_bytes: int
+    peak: TrainingEstimate
     hours: float
     processes: int
     cost: float | None
 
     @property
+    def total_bytes(self) -> int:
+        """Peak of one process over all windows."""
+        return self.peak.total_bytes
+
+    @property
     def fits(self) -> bool:
         """Whether the peak is within the limit."""
-        return self.total_bytes <= self.limit_bytes
+        return self.peak.fits
 
     @property
     def processor_hours(self) -> float:
@@ -103,13 +106,13 @@ def recipe_estimate(
         micro_batch = max(1, chosen.micro_batch * window.train // tokens)
         return planner.estimate(approach, Job(steps=steps, global_batch=windows), chosen.sharding, micro_batch)
 
-    total, hours, widest = 0, 0.0, 0
+    peaks, hours, widest = [], 0.0, 0
     for stage, end in zip(stages, [*(stage.begin for stage in stages[1:]), job.steps], strict=True):
         tokens, steps = stage.window.train, end - stage.begin
         full = max(1, chosen.micro_batch * window.train // tokens) * batches
         kept = min(full, max(1, chosen.micro_batch * batches * window.train // tokens)) if keeps_tokens else full
         # Empty micro-batches take no time, but gradients are accumulated over them all the same.
-        total = max(total, estimate(tokens, steps, full).total_bytes)
+        peaks.append(estimate(tokens, steps, full))
         hours += estimate(tokens, steps, kept).hours
         widest = max(widest, tokens)
     processes = chosen.sharding.processes
@@ -117,8 +120,7 @@ def recipe_estimate(
         name=run.recipe,
         asked_tokens=max(stage.window.train for stage in run_stages(run, window, job.steps)),
         widest_tokens=widest,
-        total_bytes=total,
-        limit_bytes=chosen.limit_bytes,
+        peak=max(peaks, key=lambda one: one.total_bytes),
         hours=hours,
         processes=processes,
         cost=None if planner.price is None else planner.price * hours * processes,

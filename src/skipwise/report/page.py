@@ -3,13 +3,14 @@
 It begins with what to decide, if that can be told, and the verdict in words. Sections and how it was made follow.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from skipwise.report.tables import Table
 
@@ -24,6 +25,17 @@ TEMPLATES = jinja2.Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
+
+
+def _with_code(text: str) -> Markup:
+    """Text in which what stands between backticks is code."""
+    parts = re.split("`([^`]+)`", text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if number % 2 else escape(part) for number, part in enumerate(parts)
+    )
+
+
+TEMPLATES.filters["code"] = _with_code
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,11 +27,36 @@ def bytes_text(value: float, digits: int = 3) -> str:
 
 def seconds_text(value: float) -> str:
     """A duration in the unit that suits it: `12.0 ms`, `0.90 s`, `14 min`, `3.2 h`."""
+    if 0 < value < 1e-4:
+        return "<0.1 ms"
     if 0 < value < 0.1:
         return f"{digits_text(1000 * value)} ms"
     if value < 180:
         return f"{digits_text(value, 2 if value < 10 else 3)} s"
     return f"{value / 60:.0f} min" if value < 7200 else f"{digits_text(value / 3600, 2)} h"
+
+
+def short_hours_text(hours: float) -> str:
+    """A computing time with two or three digits: `under a minute`, `25 min`, `6.3 h`, `1,089 h`."""
+    minutes = 60 * hours
+    if minutes < 1:
+        return "under a minute"
+    return f"{minutes:.0f} min" if minutes < 100 else f"{digits_text(hours, 2 if hours < 10 else 3)} h"
+
+
+def cost_text(value: float) -> str:
+    """An amount of money in any currency: `<0.01`, `0.35`, `38.8`."""
+    return "<0.01" if 0 < value < 0.01 else digits_text(value, 2 if value < 1 else 3)
+
+
+def count_text(value: float) -> str:
+    """A whole number with at most three significant digits: `57`, `98,700`."""
+    return f"{float(f'{value:.3g}'):,.0f}"
+
+
+def times_text(value: float) -> str:
+    """A factor with up to three digits, and no zeros behind the point: `16`, `4.07`."""
+    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
 
 
 def signed_text(value: float, places: int = 1) -> str:

@@ -139,8 +139,8 @@ def training_arguments(config: RunConfig) -> TrainingArguments:
         from skipwise.train._trainer import use_one_accelerator
 
         logger.warning(
-            f"{arguments.n_gpu} accelerators are visible and one is used; "
-            f"for all: torchrun --nproc-per-node {arguments.n_gpu} -m skipwise extend ..."
+            f"{arguments.n_gpu} GPUs are visible, and one is used. "
+            f"To use all: torchrun --nproc-per-node {arguments.n_gpu} -m skipwise extend ..."
         )
         use_one_accelerator(arguments)
     return arguments
@@ -160,7 +160,7 @@ def _launched_engine(settings: dict[str, Any]) -> dict[str, Any]:
     if any(settings.get(name) for name in ENGINE_SETTINGS) or not any(asked.values()):
         return {}
     if asked["FSDP"]:
-        logger.info("as accelerate launch asks, the model is split by FSDP 2, layer by layer, with whole checkpoints")
+        logger.info("accelerate launch asks for FSDP 2: the model is sharded layer by layer, and checkpoints are whole")
         return {"fsdp": True, "fsdp_config": fsdp_settings()}
     told = {name: os.environ.get(f"ACCELERATE_DEEPSPEED_{name}", "none") for name in _LAUNCHED_DEEPSPEED}
     if (file := told.pop("CONFIG_FILE")) != "none":

@@ -66,7 +66,7 @@ def load_checkpoint(checkpoint: RunCheckpoint, run_folder: Path, **how: Any) -> 
     config = Run.open(run_folder).config()
     if config is None:
         raise CheckpointError(
-            f"{checkpoint.folder.name} is of low-rank additions, and beside it no run.yaml says to what"
+            f"{checkpoint.folder.name} is a LoRA adapter, and no run.yaml beside it names its base model"
         )
     base = read_config(config.model, original=config.original, trust_remote_code=how.get("trust_remote_code", False))
     window = config.resolve_window(original_window(base))

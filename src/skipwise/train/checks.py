@@ -89,7 +89,7 @@ def check_run(
         skeleton = without_weights(base, **trusted)
         if isinstance(config.tuning, QloraTuning):
             check_loads_in_four_bits(config.model, **trusted)
-            logger.info(f"4 bits hold {share_in_four_bits(skeleton):.0%} of the weights")
+            logger.info(f"{share_in_four_bits(skeleton):.0%} of the weights are stored in 4 bits")
         check_tuning(skeleton, config.tuning)
     sources = check_sources(config, sources)
     tokenizer = read_tokenizer(config.model, base, **trusted)

@@ -56,6 +56,11 @@ class Curriculum(torch.utils.data.Dataset):
         """Which document the item at a place was made of; also beyond the end of the run."""
         return self._items_at(place % len(self)).describe(place)
 
+    def is_exercise(self, place: int) -> bool:
+        """Whether the item at a place is an exercise; also beyond the end of the run."""
+        items = self._items_at(place % len(self))
+        return isinstance(items, RetrievalExercises) and items.stands_at(place)
+
     def grown_tokens(self, step: int, at_a_time: int) -> int | None:
         """Tokens of a window of this step if it has grown and is alone in a batch of so many places; else None."""
         stage = self._layout.stage_of(step)

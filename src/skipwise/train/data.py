@@ -78,7 +78,7 @@ def _tell_of_shared_files(config: RunConfig, sources: Sequence[Sources]) -> None
             shared[first.setdefault(file.resolve(), name), name] += 1
     for (one, other), number in shared.items():
         if one != other:
-            logger.warning(f"files of {other} are in {one} too ({number:,}): they are drawn for both")
+            logger.warning(f"files of {other} are in {one}, too, and are drawn for both ({number:,})")
 
 
 def make_stages(config: RunConfig, corpus: Corpus, stages: Sequence[RunStage], layout: Layout) -> StagedItems:
@@ -155,7 +155,7 @@ def _told(store: TokenStore | DocumentStream, sources: Sources) -> str:
     }
     labels = f" (about {store.label_share:.0%} labels)" if store.has_turns else ""
     reasons = ", ".join(f"{number:,} {reason}" for reason, number in dropped.items() if number)
-    line = f"training on {counts.documents:,} documents of {counts.tokens:,} tokens{labels}; of {counts.seen:,} seen "
+    line = f"training on {counts.text}, {counts.tokens:,} tokens{labels}; of {counts.seen:,} seen "
     line += f"{reasons} are left out" if reasons else "none is left out"
     if kinds := kinds_line(sources.kinds_passed_over):
         line += f"; files of unsupported kinds: {kinds}"

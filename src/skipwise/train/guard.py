@@ -45,7 +45,7 @@ class BadItems:
             except (OSError, ValueError, TypeError, KeyError) as error:
                 raise CheckpointError(
                     f"{str(self.path)!r} cannot be read ({first_line(error)}); it names the items of bad "
-                    "steps, and without it the run goes on with all of them: bring it back, or delete it"
+                    "steps, and without it the run continues with all of them: bring it back, or delete it"
                 ) from error
 
     def skip(self) -> list[int]:
@@ -151,13 +151,13 @@ class StepGuard(TrainerCallback):
         if len(bad) < self._config.bad_steps and not taken:
             self._say(
                 f"{told}: nothing is learnt from it; its items are in {where} "
-                f"({len(bad)} of {self._config.bad_steps} such steps that end the run)"
+                f"({len(bad)} of {self._config.bad_steps} bad steps that end the run)"
             )
             return
         others = "" if len(bad) == 1 else f", as {len(bad)} steps have gone wrong ({', '.join(map(str, bad))})"
         learnt = "and DeepSpeed has taken the step" if taken else "and nothing was learnt from it"
         raise CheckpointError(
-            f"{told}{others}, {learnt}: their items are in {where}; go on from the last checkpoint without them by "
+            f"{told}{others}, {learnt}: their items are in {where}; continue from the last checkpoint without them by "
             "--resume --skip-bad-items, or begin again with another --output and a lower training.learning_rate, in "
             "float32 or bfloat16"
         )

@@ -1,13 +1,14 @@
 """The model of a run: loaded with its interpolation, and probed before anything is trained."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from accelerate import PartialState
 
 from skipwise.doctor import doctor, require_healthy
 from skipwise.model import LoadedModel, check_read_as_stored, load_model
-from skipwise.records.verdict import refused_mask
+from skipwise.records.verdict import Verdict, refused_mask
 from skipwise.train.arguments import CHECKPOINTING, mixed_precision
 from skipwise.train.context import context_group, probe_context
 from skipwise.train.quantized import quantization_of
@@ -66,9 +67,17 @@ def prepare(run: Session) -> None:
     run.context = context_group(config, run.arguments.device)
     if run.context is not None:
         verdicts.append(probe_context(model, run.window, run.context, mixed_precision(run.arguments), config.seed))
-    for verdict in verdicts:
-        logger.info(verdict.line)
+    _tell(verdicts)
     if (refused := refused_mask(verdicts)) and run.without_mask(refused):
         verdicts = [verdict for verdict in verdicts if verdict.status != "fail"]
     require_healthy(verdicts)
     run.verdicts = verdicts
+
+
+def _tell(verdicts: Sequence[Verdict]) -> None:
+    """Logs one line if all is well, and each verdict if not; with debugging, each in any case."""
+    failed = any(verdict.status == "fail" for verdict in verdicts)
+    for verdict in verdicts:
+        logger.log(logging.INFO if failed else logging.DEBUG, verdict.line)
+    if not failed:
+        logger.info(f"preflight: {len(verdicts)} check{'' if len(verdicts) == 1 else 's'} passed")

@@ -2,7 +2,9 @@
 
 import logging
 import math
+import re
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -16,11 +18,14 @@ from transformers import TrainerCallback
 
 from skipwise.report.quantities import bytes_text, seconds_text
 from skipwise.train.process import on_stop_signals, peak_bytes
+from skipwise.window import length_label
 
 logger = logging.getLogger("skipwise")
 
 # Validations that take no longer than this, all together, are not worth a warning.
 _CHEAP_SECONDS = 60.0
+
+DOCUMENTS_LOSS, EXERCISES_LOSS = "documents_loss", "exercises_loss"
 
 
 class StepClock(TrainerCallback):
@@ -53,6 +58,37 @@ class StepClock(TrainerCallback):
         """Stops it. An accelerator may still be working, but it lags behind by the same amount at every step."""
         self._seconds += time.monotonic() - self._begun
         self.is_running = False
+
+
+class LossesApart:
+    """The mean loss of documents, and that of exercises: an exercise is easy in time, a document never is.
+
+    A batch that has both counts as documents, of whose labels it has hundreds for each one of an exercise. In a run of
+    several processes, these are the losses of the first one's batches.
+
+    Args:
+        is_exercise: whether the item at a place in the run is an exercise.
+    """
+
+    def __init__(self, is_exercise: Callable[[int], bool]) -> None:
+        self._is_exercise = is_exercise
+        self._batches: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+
+    def count(self, mean: torch.Tensor, labels: torch.Tensor, places: torch.Tensor) -> None:
+        """Notes a batch: its loss per label, its labels, and the places of its items, int64 (n,)."""
+        self._batches.append((mean.detach(), labels, places))
+
+    def take(self) -> dict[str, float]:
+        """`documents_loss` and `exercises_loss` of the batches since the last call, as far as there were any."""
+        sums = {DOCUMENTS_LOSS: [0.0, 0], EXERCISES_LOSS: [0.0, 0]}
+        for mean, labels, places in self._batches:
+            number, items = int(labels), places.tolist()
+            if items and number:
+                of = sums[EXERCISES_LOSS if all(map(self._is_exercise, items)) else DOCUMENTS_LOSS]
+                of[0] += float(mean) * number
+                of[1] += number
+        self._batches = []
+        return {name: total / number for name, (total, number) in sums.items() if number}
 
 
 class ValidateAtTheEnd(TrainerCallback):
@@ -102,6 +138,7 @@ class ProgressLine(TrainerCallback):
     def __init__(self, quiet: bool | None) -> None:
         self._quiet = bool(quiet)
         self._bar: tqdm | None = None
+        self._losses = ShownLosses()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Opens the bar at the first step of this process."""
@@ -120,9 +157,9 @@ class ProgressLine(TrainerCallback):
         if self._bar is None or not logs or self._quiet:
             return
         if "loss" in logs:
-            self._bar.set_postfix_str(f"loss {float(logs['loss']):.3f}")
+            self._bar.set_postfix_str(self._losses.text(logs))
         if shown := _perplexities(logs):
-            self._bar.write(f"step {state.global_step}: " + "  ".join(shown))
+            self._bar.write(f"step {state.global_step}: {shown}", file=sys.stderr)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Closes the bar."""
@@ -135,6 +172,7 @@ class StepLines(TrainerCallback):
 
     def __init__(self) -> None:
         self._begun, self._first = 0.0, 0
+        self._losses = ShownLosses()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Notes the first step of this process."""
@@ -148,15 +186,40 @@ class StepLines(TrainerCallback):
         if "loss" in logs:
             each = (time.monotonic() - self._begun) / max(1, state.global_step - self._first)
             logger.info(
-                f"{place}: loss {float(logs['loss']):.4f}, {logs.get('tokens_per_second', 0):,} tokens a second, "
+                f"{place}: {self._losses.text(logs)}, {logs.get('tokens_per_second', 0):,} tokens a second, "
                 f"{bytes_text(peak_bytes())}, {seconds_text(each * (state.max_steps - state.global_step))} left"
             )
         if shown := _perplexities(logs):
-            logger.info(f"{place}: " + ", ".join(shown))
+            logger.info(f"{place}: {shown}")
 
 
-def _perplexities(logs: dict[str, Any]) -> list[str]:
-    return [f"{name.removeprefix('eval_')} {value:.2f}" for name, value in logs.items() if "perplexity" in name]
+class ShownLosses:
+    """The latest losses as text; of documents and of exercises where a run has both."""
+
+    def __init__(self) -> None:
+        self._apart: dict[str, float] = {}
+
+    def text(self, logs: dict[str, Any]) -> str:
+        """Such as `loss 3.35, exercises 0.002`; a kind that this entry is not about keeps its last loss."""
+        apart = {name: logs[name] for name in (DOCUMENTS_LOSS, EXERCISES_LOSS) if name in logs}
+        if not self._apart and not apart:
+            return f"loss {_loss(logs['loss'])}"
+        self._apart |= apart
+        words = {DOCUMENTS_LOSS: "loss", EXERCISES_LOSS: "exercises"}
+        return ", ".join(f"{word} {_loss(self._apart[name])}" for name, word in words.items() if name in self._apart)
+
+
+def _loss(value: Any) -> str:
+    return f"{float(value):.3g}"
+
+
+def _perplexities(logs: dict[str, Any]) -> str:
+    """Validation, such as `perplexity 7.96 at 256, 8.52 at 512`; of a mixture also of each source."""
+    by_source: dict[str, list[str]] = {}
+    for name, value in logs.items():
+        if found := re.fullmatch(r"eval_perplexity_(\d+)(?:_(.+))?", name):
+            by_source.setdefault(found[2] or "", []).append(f"{value:.2f} at {length_label(int(found[1]))}")
+    return "; ".join(f"{source}{': ' * bool(source)}perplexity {', '.join(all_)}" for source, all_ in by_source.items())
 
 
 class StopAskedError(Exception):

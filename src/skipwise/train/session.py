@@ -211,7 +211,7 @@ def _bad_items(folder: RunFolder, config: RunConfig, skip: bool) -> BadItems:
     """
     bad_items = BadItems(folder.path)
     if skip:
-        logger.info(f"going on without {len(bad_items.skip()):,} items of steps that went wrong")
+        logger.info(f"continuing without the {len(bad_items.skip()):,} windows of steps that failed")
     elif folder.is_to_be_resumed and len(bad_items.bad_steps) >= config.guard.bad_steps:
         raise CheckpointError(
             f"{len(bad_items.bad_steps)} steps have gone wrong, and starting anew does not mend them: their items are "

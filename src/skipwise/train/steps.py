@@ -111,6 +111,7 @@ def _train(run: Session) -> Trained:
         validate=validate,
         stream=documents if isinstance(documents, DocumentStream) else None,
         context=run.context,
+        is_exercise=curriculum.is_exercise if config.data.retrieval else None,
     )
     checkpoint = run.checkpoint
     with stop.listening(), fewer_at_a_time(trainer, 0 if checkpoint is None else step_of(checkpoint)):

@@ -22,6 +22,7 @@ from skipwise.train.context import ContextGroup, GroupSampler
 from skipwise.train.durable import forget_older, whole_or_not_at_all
 from skipwise.train.guard import StepGuard
 from skipwise.train.progress import (
+    LossesApart,
     ProgressLine,
     StepClock,
     StepLines,
@@ -51,6 +52,7 @@ class SkipwiseTrainer(OpenTrainer):
         validate: called where the Trainer would evaluate, and after the last step; None for never.
         stream: of documents; its lanes' places are saved with a checkpoint. None if documents are stored.
         context: the processes that hold each window together; None if each has windows of its own.
+        is_exercise: whether the item at a place is an exercise, whose loss is shown apart; None if there are none.
         arguments: passed on to `transformers.Trainer`.
     """
 
@@ -63,6 +65,7 @@ class SkipwiseTrainer(OpenTrainer):
         validate: Validate | None = None,
         stream: DocumentStream | None = None,
         context: ContextGroup | None = None,
+        is_exercise: Callable[[int], bool] | None = None,
         **arguments: Any,
     ) -> None:
         config = arguments["model"].config
@@ -73,6 +76,7 @@ class SkipwiseTrainer(OpenTrainer):
         # The Trainer turns it off for good; training passes it at each step, and readers of the checkpoint want it.
         config.update(kept)
         self._tokenizer, self._validate, self._guard, self._stream = tokenizer, validate, guard, stream
+        self._apart = None if is_exercise is None else LossesApart(is_exercise)
         self._has_evaluated = False
         # The loss itself divides by the number of labels over all accumulated batches and processes.
         self.model_accepts_loss_kwargs = True
@@ -132,6 +136,8 @@ class SkipwiseTrainer(OpenTrainer):
             # In a group that shares windows, the first process reports their items.
             answers = self._context is None or self._context.is_first
             self._guard.count(loss, mean, places if answers else places[:0])
+            if self._apart is not None and answers:
+                self._apart.count(mean, scored, places)
         return loss
 
     def on_gradient_norm(self, norm: Any) -> None:
@@ -181,6 +187,7 @@ class SkipwiseTrainer(OpenTrainer):
             if self._guard is not None and (bad := self._guard.take_bad_losses()):
                 # The Trainer logs the average of the steps before in their place.
                 logs |= {"bad": len(bad)} | ({"loss": bad[0]} if self.args.logging_steps == 1 else {})
+            logs |= {} if self._apart is None else self._apart.take()
             logs["step_seconds"] = round(seconds, 4)
             logs["tokens_per_second"] = round(tokens / seconds) if seconds else 0
         super().log(logs, *arguments, **keywords)

@@ -135,7 +135,7 @@ def check_tuning(skeleton: PreTrainedModel, tuning: LoraTuning | QloraTuning) ->
     reached = {f"{name}.weight" for name in tuned.base_model.targeted_module_names}
     reached.update(tuned.base_model.targeted_parameter_names)
     share = sum(size for name, size in sizes.items() if name in reached) / sum(sizes.values())
-    logger.info(f"low-rank additions of rank {tuning.rank} reach {share:.0%} of the weights beside the embeddings")
+    logger.info(f"LoRA of rank {tuning.rank} covers {share:.0%} of the weights outside the embeddings")
 
 
 def merged(model: Any) -> PreTrainedModel:

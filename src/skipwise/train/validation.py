@@ -2,6 +2,7 @@
 
 import logging
 import math
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,7 @@ def tell_held_out_ends(corpus: Corpus) -> Any:
             known = {"document": part.files.name(end.number), "tokens": whole - end.begin, "of_tokens": whole}
             logger.warning(
                 f"the last {known['tokens']:,} of the {whole:,} tokens of {known['document']} are held out for "
-                "validation, and not trained on, as too little is held out in whole documents"
+                "validation, because whole held-out documents have too few"
             )
             told[end] = {**known, **end._asdict()}
     return one_or_all([*told.values()])
@@ -105,10 +106,11 @@ def build_validation(
     number = sum(map(len, by_source.values()))
     task = {"kind": "perplexity", "scored_tokens": min(_SCORED_TOKENS, measured[0] // 2)}
     where = ", ".join(map(length_label, measured))
-    how: dict[str, Any] = {"seed": config.seed, "progress": False, "share_out": share_out}
+    shown = not config.training.get("disable_tqdm", False) and sys.stderr.isatty()
+    how: dict[str, Any] = {"seed": config.seed, "progress": shown, "share_out": share_out}
+    logger.info(f"validation: {number} held-out document{'s' if number > 1 else ''} at {where} tokens")
 
     def validate() -> dict[str, float]:
-        logger.info(f"validating on {number} document{'s' if number > 1 else ''} at {where} tokens")
         found: dict[str, dict[int, float]] = {}
         for source, texts in by_source.items():
             tasks = [{**task, "num_documents": len(texts)}]
@@ -141,8 +143,8 @@ def _longest_held_out(
         if unmet:
             left_out = ", ".join(map(str, lengths[len(measured) :]))
             logger.warning(
-                f"no validation at {left_out} tokens, only up to {measured[-1]}: no held-out document has that many, "
-                "nor have several joined; hold out more of them (data.held_out) or give longer ones"
+                f"no validation at {left_out} tokens, only up to {measured[-1]}: held-out documents are shorter, "
+                "even joined; raise data.held_out, or give longer documents"
             )
         return texts, list(measured)
     logger.warning(f"no validation while training: {unmet}")

@@ -345,7 +345,7 @@ def _hold_conversations(sources: Sequence[Source], field: str) -> bool:
     if conversations:
         more = f" and {len(conversations) - 1:,} more" if len(conversations) > 1 else ""
         logger.info(
-            f"{conversations[0]}{more}: conversations, by the model's chat template, labels on the assistant's turns"
+            f"{conversations[0]}{more}: conversations, in the model's chat template; the assistant's turns are trained"
         )
     return bool(conversations)
 

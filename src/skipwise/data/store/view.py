@@ -68,6 +68,13 @@ class Counts:
     tokens: int
     files_passed_over: int
 
+    @property
+    def text(self) -> str:
+        """What the view has: `28 documents`, or `7 texts joined from 28 documents`."""
+        if self.documents == self.kept:
+            return f"{self.kept:,} document{'' if self.kept == 1 else 's'}"
+        return f"{self.documents:,} text{'' if self.documents == 1 else 's'} joined from {self.kept:,} documents"
+
 
 class TokenStore:
     """The tokenized documents of one view, on disk.

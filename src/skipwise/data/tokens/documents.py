@@ -120,8 +120,8 @@ class Encoder:
             is_said, self._spelled = self._spelled is None, None
         if not is_said:
             logger.warning(
-                f"documents spell control tokens, such as {found[0]}; they are read as text, as data.control_tokens is "
-                "text. If the documents mean the tokens, set data.control_tokens to tokens"
+                f"documents contain the text of control tokens, such as {found[0]}. It is read as text, as "
+                "data.control_tokens is text. If the documents mean the tokens, set data.control_tokens to tokens"
             )
 
 

@@ -87,8 +87,8 @@ def encode_in_pieces(
             continue
         if after.place - at.place > 4 * size:
             logger.warning(
-                f"{after.place - at.place:,} characters of a text are tokenized at once, which takes some 130 bytes of "
-                "memory for each, as there is no place among them where the text can be cut"
+                f"{after.place - at.place:,} characters of a text are tokenized at once, at about 130 bytes of "
+                "memory each, because the text has no place to cut"
             )
         done.append((at, array("I", ids[len(at.ids) :])))
         note(after.place - at.place)
