@@ -117,7 +117,8 @@ def _prompt_text(prompt: str | None, file: Path | None) -> str:
     except OSError as error:
         raise ConfigError(
             f"--prompt-file is {str(file)!r}; it cannot be read ({error.strerror}); "
-            "give the path of a text file, or the prompt itself with --prompt TEXT"
+            "give the path of a text file, or the prompt itself with --prompt TEXT",
+            page="not-found",
         ) from error
 
 
@@ -162,7 +163,8 @@ def _answer(
                 raise DataError(
                     f"memory ran out when {generation.stats.read_tokens} of {len(request.prompt_ids)} tokens were "
                     f"read; give a smaller --chunk than {engine.chunk_tokens}, or --cache quantized-8, quantized-4, or "
-                    "offloaded beside an accelerator"
+                    "offloaded beside an accelerator",
+                    page="out-of-memory",
                 ) from error
             progress.look()
             piece = generation.take_text()

@@ -44,7 +44,7 @@ _SENTENCES = {
     "recipe": "Recipe: {recipe}.",
     "not diluted": "Layers with a sliding window take no other mask, so attention is not diluted.",
     "grow": "In the last steps windows grow to {widest}, with as many tokens per step as before if possible, and take "
-    "{recipe_total}. Queries that train on more keys retrieve better at the target (docs/results/recipes-x16.md).",
+    "{recipe_total}. Queries that train on more keys retrieve better at the target.",
     "do not grow": "Windows stay short, because wider ones do not fit; attention is diluted all the same.",
     "grow less": "Windows of {asked_window} do not fit; extend notices that on its second step and reduces them.",
     "batch": "Batch: {split}{micro_batch} at a time on {training_on}, {times} per step{other_windows}.",

@@ -52,7 +52,8 @@ class AuditLog:
                 self._append(path, "")
             except OSError as error:
                 raise ConfigError(
-                    f"the audit log {str(path)!r} cannot be written ({error.strerror}); give another --audit FILE"
+                    f"the audit log {str(path)!r} cannot be written ({error.strerror}); give another --audit FILE",
+                    page="cannot-write",
                 ) from error
 
     def write(self, record: AuditRecord) -> None:
