@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from refusals import lines_of
 from safetensors.torch import load_file
 from tokenizers import processors
 from transformers import AutoTokenizer
@@ -207,7 +208,7 @@ def test_mistakes_get_one_line(
     given = arguments if "--out" in arguments else [*arguments, "--out", "out"]
     assert cli.main(["export", str(tiny_checkpoint), *given]) == cli.BAD_INPUT
     message = capsys.readouterr().err
-    assert message.count("\n") == 1
+    assert len(lines_of(message)) == 1
     assert all(word in message for word in words), message
     assert list(tmp_path.iterdir()) == []
 
