@@ -112,7 +112,7 @@ def refuse(_: Any) -> dict[str, Any]:
 
 FAR = Window(train=64, original=64, target=32768)
 TURNING = "model.rotary_emb.full_attention_inv_freq"
-LOCAL = "model.rotary_emb.sliding_attention_inv_freq"
+LOCAL_TABLE = "model.rotary_emb.sliding_attention_inv_freq"
 EVERYTHING = torch.ones(1, 1, 32, 32, dtype=torch.bool)
 # A model with a fault; what fails; and what the first of these says.
 FAULTS: dict[str, tuple[Callable[[], PreTrainedModel], tuple[str, ...], str]] = {
@@ -130,7 +130,7 @@ FAULTS: dict[str, tuple[Callable[[], PreTrainedModel], tuple[str, ...], str]] = 
         "future",
     ),
     "local layers scaled": (
-        lambda: buffer_changed(LOCAL, lambda table: table.div_(8), "gemma3_text"),
+        lambda: buffer_changed(LOCAL_TABLE, lambda table: table.div_(8), "gemma3_text"),
         ("tables", "reload"),
         "sliding_attention",
     ),
