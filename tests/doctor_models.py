@@ -1,10 +1,11 @@
 """Small models of many classes, extended, and what the preflight says of them."""
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from tiny_models import SHARP, family_config, tiny_model
+from tiny_models import SHARP, family_config, tiny_config, tiny_model
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from skipwise.doctor import Verdict, doctor
@@ -64,3 +65,95 @@ def failures(verdicts: dict[str, Verdict]) -> set[str]:
 
 def lines(verdicts: dict[str, Verdict]) -> str:
     return "\n".join(verdict.line for verdict in verdicts.values())
+
+
+def change_decoder_inputs(
+    model: PreTrainedModel, change: Callable[[dict[str, Any]], dict[str, Any]]
+) -> PreTrainedModel:
+    """Makes the model treat the arguments of its decoder differently, as another version or backend might."""
+    model.base_model.register_forward_pre_hook(
+        lambda _, args, kwargs: (args, kwargs | change(kwargs)), with_kwargs=True
+    )
+    return model
+
+
+def buffer_changed(path: str, change: Callable[[torch.Tensor], Any], family: str = "llama") -> PreTrainedModel:
+    model = extended(family)
+    change(model.get_buffer(path))
+    return model
+
+
+def without_attention_factor() -> PreTrainedModel:
+    model = extended()
+    vars(model.get_submodule("model.rotary_emb"))["attention_scaling"] = 1.0
+    return model
+
+
+def with_absolute_positions() -> PreTrainedModel:
+    model, seen = extended(), dict[str, Any]()
+    change_decoder_inputs(model, lambda inputs: seen.update(inputs) or {})
+    model.get_input_embeddings().register_forward_hook(
+        lambda _, __, embeddings: embeddings + torch.sin(0.01 * seen["position_ids"])[..., None]  # pyright: ignore
+    )
+    return model
+
+
+def positions_changed(change: Callable[[torch.Tensor], Any], window: Window = WINDOW) -> PreTrainedModel:
+    def changed(inputs: dict[str, Any]) -> dict[str, Any]:
+        positions = inputs.get("position_ids")
+        return {} if positions is None else {"position_ids": change(positions)}
+
+    return change_decoder_inputs(extended(window=window), changed)
+
+
+def refuse(_: Any) -> dict[str, Any]:
+    raise RuntimeError("kernel not built\nfor this device")
+
+
+FAR = Window(train=64, original=64, target=32768)
+TURNING = "model.rotary_emb.full_attention_inv_freq"
+LOCAL_TABLE = "model.rotary_emb.sliding_attention_inv_freq"
+EVERYTHING = torch.ones(1, 1, 32, 32, dtype=torch.bool)
+# A model with a fault; what fails; and what the first of these says.
+FAULTS: dict[str, tuple[Callable[[], PreTrainedModel], tuple[str, ...], str]] = {
+    "positions ignored": (lambda: positions_changed(lambda _: None), ("positions", "reload"), "ignores position_ids"),
+    "positions in 16 bits": (
+        lambda: positions_changed(lambda p: p.bfloat16().long(), FAR),
+        ("positions", "reload", "shift"),
+        "in 16 bits",
+    ),
+    "rows share positions": (lambda: positions_changed(lambda p: p[:1].expand_as(p)), ("rows",), "share positions"),
+    "absolute positions": (with_absolute_positions, ("shift", "reload"), "absolute positions"),
+    "the future is seen": (
+        lambda: change_decoder_inputs(extended(), lambda _: {"attention_mask": EVERYTHING}),
+        ("causal", "reload"),
+        "future",
+    ),
+    "local layers scaled": (
+        lambda: buffer_changed(LOCAL_TABLE, lambda table: table.div_(8), "gemma3_text"),
+        ("tables", "reload"),
+        "sliding_attention",
+    ),
+    "a still pair turns": (
+        lambda: buffer_changed(TURNING, lambda table: table[-1:].add_(0.1), "gemma4_text"),
+        ("tables", "reload"),
+        "off by",
+    ),
+    "not a number": (
+        lambda: buffer_changed("model.rotary_emb.inv_freq", lambda table: table[-1:].fill_(float("nan"))),
+        ("tables", "reload", "reach", "causal", "positions", "rows", "loss"),
+        "off by inf",
+    ),
+    "attention factor dropped": (without_attention_factor, ("tables", "reload"), "attention factor 1, should be 1.20"),
+    "tables in bfloat16": (lambda: extended().bfloat16(), ("tables", "reload"), "to 16 bits"),
+    "local layers only": (
+        lambda: with_rope(build(tiny_config("mistral", **SHARP, sliding_window=16)), YaRN(), WINDOW),
+        ("local",),
+        "at most 16 tokens",
+    ),
+    "passes that fail": (
+        lambda: change_decoder_inputs(extended(), refuse),
+        ("reach", "layers", "mask", "causal", "shift", "positions", "rows", "tables", "loss", "reload"),
+        "kernel not built",
+    ),
+}

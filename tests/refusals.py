@@ -17,6 +17,11 @@ def refused(error: type[Exception] | tuple[type[Exception], ...], match: str) ->
     assert "\n" not in str(caught.value)
 
 
+def lines_of(err: str) -> list[str]:
+    """The lines that the command printed on stderr, without those that say where to read on."""
+    return [line for line in err.splitlines() if not line.startswith("read on: ")]
+
+
 def run_cure(message: object, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Runs the Python code that a message tells to run, in a folder; what it leaves there as `NEW`."""
     code = re.search(r'python -c "([^"]*)"', str(message))

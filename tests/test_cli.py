@@ -15,13 +15,15 @@ import torch
 import transformers  # noqa: F401 - what a verb prints before it loads this is in test_startup.py
 import typer
 import typer.main
+from refusals import lines_of
 
 import skipwise
-from skipwise import cli
+from skipwise import cli, pages
 from skipwise.cli.former_flags import FORMER, as_settings
 from skipwise.cli.options import print_table, settings_over
 from skipwise.config import RunConfig
 from skipwise.errors import ConfigError, DataError
+from skipwise.pages import read_on
 from skipwise.records.verdict import Verdict
 from skipwise.rope import NTK, YaRN
 
@@ -85,9 +87,8 @@ def run_failing(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
 def only_line(capsys: pytest.CaptureFixture[str]) -> str:
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.endswith("\n")
-    assert err.count("\n") == 1, err
-    return err.rstrip("\n")
+    (line,) = lines_of(err)
+    return line
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -268,15 +269,26 @@ def test_a_mistake_gets_one_line_and_exit_2(arguments: list[str], words: list[st
     ("error", "code", "told"),
     [
         (ConfigError("rank is 0;\n  give at least 1"), 2, ["skipwise: rank is 0; give at least 1"]),
-        (DataError("x"), 2, ["skipwise: x"]),
+        (DataError("x"), 2, ["skipwise: x", "read on: https://x.org/messages/unreadable-documents.html"]),
+        (
+            DataError("x", page="out-of-memory"),
+            2,
+            ["skipwise: x", "read on: https://x.org/messages/out-of-memory.html"],
+        ),
         (PermissionError(13, "no"), 2, ["skipwise: [Errno 13] no"]),
         (KeyboardInterrupt(), 130, ["skipwise: interrupted"]),
         (typer.Exit(1), 1, []),
     ],
 )
 def test_errors_are_one_line_and_a_code(
-    error: BaseException, code: int, told: list[str], run_failing: Callable[..., int], capsys: Any
+    error: BaseException,
+    code: int,
+    told: list[str],
+    run_failing: Callable[..., int],
+    capsys: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(pages, "_documentation", lambda: "https://x.org/")
     assert run_failing(error) == code
     out, err = capsys.readouterr()
     assert (out, err.splitlines()) == ("", told)
@@ -319,12 +331,14 @@ def test_generate_streams_the_text_that_it_records(tiny_checkpoint: Path, capsys
 def test_doctor_prints_one_verdict_a_line_and_is_content_with_a_llama(tiny_checkpoint: Path, capsys: Any) -> None:
     assert cli.main(["doctor", str(tiny_checkpoint), "--target", "256", "--train", "32", "--json", "--dilution"]) == 0
     verdicts = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert {"name", "status", "detail", "cure"} == set(verdicts[0])
+    assert {"name", "status", "detail", "cure", "page"} == set(verdicts[0])
+    assert all(f"messages/{verdict['name']}" in verdict["page"] for verdict in verdicts)
     assert all(verdict["status"] in {"pass", "note"} for verdict in verdicts), verdicts
     assert "dilution" in {verdict["name"] for verdict in verdicts}
     assert cli.main(["doctor", str(tiny_checkpoint), "--target", "256", "--train", "32", "--dilution"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[:2] for line in lines] == [[verdict["status"], verdict["name"]] for verdict in verdicts]
+    assert [line.split()[:2] for line in lines[: len(verdicts)]] == [[one["status"], one["name"]] for one in verdicts]
+    assert lines[len(verdicts) :] == [read_on(one["name"]) for one in verdicts if one["status"] == "note"]
 
 
 RUN = """
@@ -377,7 +391,7 @@ def test_doctor_probes_what_extend_trains(
     file = tmp_path / "run.yaml"
     file.write_text(f"model: {tiny_checkpoint}\noutput: {tmp_path / 'run'}\n{text}")
     assert cli.main(["doctor", "--config", str(file), *flags]) == 1
-    assert capsys.readouterr().out == failure.line + "\n"
+    assert capsys.readouterr().out == f"{failure.line}\n{read_on('mask')}\n"
     assert cli.main(["extend", "--config", str(file), *flags]) == 2  # An UnsupportedModelError.
     assert "enough seen" in capsys.readouterr().err
     by_doctor, by_extend = calls

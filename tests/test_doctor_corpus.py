@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from refusals import lines_of
 
 from skipwise import cli
 from skipwise.data.documents import is_held_out
@@ -348,7 +349,7 @@ def test_mistakes_are_one_line(arguments: list[str], named: list[str], capsys: p
     assert cli.main(["doctor", *arguments]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.count("\n") == 1
+    assert len(lines_of(err)) == 1
     assert all(name in err for name in named), err
 
 

@@ -17,6 +17,7 @@ ROOT = Path(skipwise.__file__).parent
 ORDER = (
     "errors",
     "names",
+    "pages",
     "window",
     "files",
     "allocator",
@@ -55,7 +56,7 @@ ORDER = (
     "cli",
     "__main__",
 )
-PURE = ("errors", "names", "window", "positions", "coverage", "rope", "memory", "launch")
+PURE = ("errors", "names", "pages", "window", "positions", "coverage", "rope", "memory", "launch")
 MODULES = sorted(
     path.name.removesuffix(".py")
     for path in ROOT.iterdir()

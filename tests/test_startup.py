@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from refusals import lines_of
 
 from skipwise.evals import TASKS
 from skipwise.evals.benchmarks import BENCHMARKS
@@ -96,7 +97,7 @@ def test_names_and_paths_are_checked_without_torch(verbs: Callable[..., Any], tm
     assert "numpy" not in after[1][1]
     for arguments, (_, loaded) in zip(wrong, after[2:], strict=True):
         assert not loaded & {"torch", "transformers", *NEVER}, arguments
-    lines = done.stderr.splitlines()
+    lines = lines_of(done.stderr)
     assert len(lines) == len(wrong)
     assert all(line.startswith("skipwise: ") and ("nonsense" in line or "none" in line) for line in lines)
 

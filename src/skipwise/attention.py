@@ -62,7 +62,8 @@ def refusing_masks() -> Iterator[None]:
         if attention_mask is not None:
             raise UnsupportedModelError(
                 f"{type(module).__name__} attends under a mask of its own, which cannot be had for parts of a window: "
-                "leave parallel.context out"
+                "leave parallel.context out",
+                page="parallel-run",
             )
         return attend(module, query, key, value, attention_mask, *rest, **how)
 

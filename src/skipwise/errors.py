@@ -8,11 +8,24 @@
     `-- CheckpointError        a checkpoint cannot be read, written, resumed or trusted
 
 Each message is one line: what was given, what is allowed, what to do. The command line prints it and exits with 2.
+Each kind of error also has a page in the documentation (`skipwise.pages`): by default that of its class, otherwise the
+one that the raising line names.
 """
 
 
 class SkipwiseError(Exception):
-    """Base class of all errors that the caller can fix."""
+    """Base class of all errors that the caller can fix.
+
+    Args:
+        message: one line.
+        page: name of the page about this kind of error; by default that of the class.
+    """
+
+    page = "invalid-setting"
+
+    def __init__(self, message: str, *, page: str | None = None) -> None:
+        super().__init__(message)
+        self.page = page or self.page
 
 
 class ConfigError(SkipwiseError):
@@ -22,14 +35,22 @@ class ConfigError(SkipwiseError):
 class DataError(SkipwiseError):
     """A document, corpus or stored token file cannot be used."""
 
+    page = "unreadable-documents"
+
 
 class PositionError(SkipwiseError):
     """A position sample or window breaks its own rules."""
+
+    page = "invalid-positions"
 
 
 class UnsupportedModelError(SkipwiseError):
     """The model cannot be extended by position ids."""
 
+    page = "unsupported-model"
+
 
 class CheckpointError(SkipwiseError):
     """A checkpoint cannot be read, written, resumed or trusted."""
+
+    page = "damaged-checkpoint"

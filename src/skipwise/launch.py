@@ -94,10 +94,14 @@ class Launch:
         if self.machines > 1 and not self.rendezvous:
             raise ConfigError(
                 f"--nnodes is {self.machines}, and several machines need a rendezvous: give --rdzv HOST or HOST:PORT "
-                "of one of them, the same on all"
+                "of one of them, the same on all",
+                page="parallel-run",
             )
         if self.rendezvous and not self.rendezvous.rpartition(":")[2].isdecimal() and ":" in self.rendezvous:
-            raise ConfigError(f"--rdzv is {self.rendezvous!r}; give HOST or HOST:PORT, such as node0:{DEFAULT_PORT}")
+            raise ConfigError(
+                f"--rdzv is {self.rendezvous!r}; give HOST or HOST:PORT, such as node0:{DEFAULT_PORT}",
+                page="parallel-run",
+            )
 
     def write(self, training: dict[str, Any], folder: Path) -> dict[str, Any]:
         """Writes the engine's config file, and returns `training` settings that use it.

@@ -285,7 +285,10 @@ class Sharding:
             hint = did_you_mean(self.kind, SHARDINGS)
             raise ConfigError(f"the sharding is {self.kind!r}; {hint}give one of {', '.join(SHARDINGS)}")
         if self.processes == 1 and self.kind != "ddp":
-            raise ConfigError(f"{self.kind} shards over several accelerators, but there is 1; give a larger --count")
+            raise ConfigError(
+                f"{self.kind} shards over several accelerators, but there is 1; give a larger --count",
+                page="parallel-run",
+            )
 
     def share(self, stage: int) -> int:
         """Divisor for the size of state that is sharded from ZeRO stage `stage` on."""

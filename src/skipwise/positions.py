@@ -404,7 +404,8 @@ def _check_document(num_tokens: int, window: Window) -> None:
     if num_tokens < window.train:
         raise PositionError(
             f"a document has {num_tokens} tokens and window.train is {window.train}; skip or join shorter documents, "
-            "or lower the training window"
+            "or lower the training window",
+            page="no-long-documents",
         )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from modelfiles import read_modelfile
+from refusals import lines_of
 from safetensors.torch import load_file
 from tokenizers import processors
 from transformers import AutoTokenizer
@@ -211,7 +212,7 @@ def test_mistakes_get_one_line(
     given = arguments if "--out" in arguments else [*arguments, "--out", "out"]
     assert cli.main(["export", str(tiny_checkpoint), *given]) == cli.BAD_INPUT
     message = capsys.readouterr().err
-    assert message.count("\n") == 1
+    assert len(lines_of(message)) == 1
     assert all(word in message for word in words), message
     assert list(tmp_path.iterdir()) == []
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from refusals import lines_of
 
 from skipwise import cli
 from skipwise.inference.generate import LocalGeneration
@@ -99,7 +100,7 @@ def test_too_little_memory_is_one_line_and_other_errors_are_bugs(
     assert cli.main(["generate", run, *arguments]) == code
     message = capsys.readouterr().err
     assert words in message
-    assert code == 70 or len(message.splitlines()) == 1
+    assert code == 70 or len(lines_of(message)) == 1
 
 
 @pytest.mark.parametrize(
@@ -116,4 +117,4 @@ def test_a_bad_option_gets_one_line(option: list[str], words: str, run: str, cap
     assert cli.main(["generate", run, "--prompt", "x", *option]) == 2
     line = capsys.readouterr().err
     assert words in line
-    assert len(line.splitlines()) == 1
+    assert len(lines_of(line)) == 1

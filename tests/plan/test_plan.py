@@ -13,6 +13,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 from quantized_checkpoints import set_config, write_fp8
+from refusals import lines_of
 from safetensors.torch import load_file
 from tiny_models import PLANNED, SHAPE, tiny_config
 from transformers import AutoConfig
@@ -267,7 +268,7 @@ def test_bad_input_gets_one_line(source: str, options: list[str], named: str, mo
     target = [] if "--target" in options else ["--target", "4k"]
     assert cli.main(["plan", model if source == "MODEL" else source, *target, *options]) == 2
     out, err = capsys.readouterr()
-    assert (out, err.count("\n")) == ("", 1)
+    assert (out, len(lines_of(err))) == ("", 1)
     assert named in err
 
 
@@ -289,7 +290,7 @@ def test_a_hub_that_cannot_be_reached_is_asked_once(
     assert cli.main(["plan", name, "--target", "32k"]) == 2
     err = capfd.readouterr().err
     assert pauses == [], "no second attempt"
-    assert err.count("\n") == 1
+    assert len(lines_of(err)) == 1
     assert "the hub cannot be reached" in err
     assert ("did you mean 'llama-3-8b'?" in err) == cards
 

@@ -16,6 +16,7 @@ from made_up_results import (
     write_extended,
     write_lines,
 )
+from refusals import lines_of
 
 from skipwise import cli
 from skipwise.errors import CheckpointError, ConfigError, DataError
@@ -186,7 +187,7 @@ def test_bad_input_is_refused_in_one_line(
     assert all(name in str(caught.value) for name in named), caught.value
     assert cli.main(["report", *sources, "--out", str(tmp_path / "r.html")]) == 2
     out, err = capsys.readouterr()
-    assert (out, err.count("\n")) == ("", 1)
+    assert (out, len(lines_of(err))) == ("", 1)
     assert not (tmp_path / "r.html").exists()
 
 

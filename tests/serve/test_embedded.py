@@ -15,6 +15,7 @@ from typing import Any
 import openai
 import pytest
 import torch
+from refusals import lines_of
 from transformers.cache_utils import Cache
 
 from serve.running import serving
@@ -230,7 +231,7 @@ def test_mistakes_are_one_line(arguments: list[str], named: str, capfd: Any, mon
     assert main(["serve", "embedded", "--port", "0", *arguments]) == 2
     printed = capfd.readouterr()
     assert named in printed.err
-    assert printed.err.count("\n") == 1
+    assert len(lines_of(printed.err)) == 1
 
 
 def test_a_model_is_called_by_the_last_part_of_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from corpora import build_store
+from refusals import lines_of
 from safetensors.torch import load_file
 from tiny_runs import STEPS, run
 from transformers import AutoModelForCausalLM
@@ -327,5 +328,5 @@ def test_mistakes_get_one_line(
     assert cli.main(["calibrate", *line, "--documents", str(documents)]) == 2
     err = capsys.readouterr().err
     assert message in err
-    assert err.strip().splitlines()[-1].startswith("skipwise: ")
+    assert lines_of(err)[-1].startswith("skipwise: ")
     assert contents(checkpoint) == before

@@ -11,6 +11,7 @@ import pytest
 import torch
 from chat_templates import CHATML, plain
 from made_documents import pdf
+from refusals import lines_of
 from tiny_models import tiny_config, tiny_model
 from tiny_runs import assert_equal_weights, losses, record_of, run, settings_of
 from tokenizer_kinds import tokenizer_of_kind
@@ -212,6 +213,6 @@ def test_a_model_without_a_template_is_refused_in_one_line(
 ) -> None:
     asked = ["extend", "embedded", "--target", "4k", "--output", str(tmp_path / "out"), "--data", str(chats)]
     assert cli.main(asked) == 2
-    line = capsys.readouterr().err.strip().splitlines()[-1]
+    line = lines_of(capsys.readouterr().err)[-1]
     assert "the tokenizer has no chat template" in line
     assert "instruct model" in line

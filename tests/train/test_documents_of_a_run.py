@@ -11,6 +11,7 @@ import pyarrow
 import pytest
 from corpora import build_store
 from pyarrow import parquet
+from refusals import lines_of
 from tiny_runs import WORDS, run
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -70,7 +71,7 @@ def test_all_problems_are_told_before_anything_is_loaded(
     if verb == "build-suite":
         asked += ["--out", settings["output"]]
     assert cli.main(asked) == 2
-    line = capsys.readouterr().err.strip().splitlines()[-1]
+    line = lines_of(capsys.readouterr().err)[-1]
     for words in ("1 not UTF-8: ", "latin.txt:1", "1 no text in the field: ", "lines.jsonl:2", "2 .doc, 1 .ppt"):
         assert words in line, words
     assert "--skip-unreadable" in line

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import transformers
 from forked import launched, start
-from refusals import refused
+from refusals import lines_of, refused
 from torch.distributed.run import config_from_args, get_args_parser
 
 from skipwise import cli
@@ -115,7 +115,7 @@ def test_the_verb_has_the_agent_start_it(tmp_path: Path, monkeypatch: pytest.Mon
 def test_mistakes_get_one_line(flags: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["extend", "embedded", "--target", "4k", "--set", "training.use_cpu=true", *flags]) == 2
     out, err = capsys.readouterr()
-    assert (out, err.count("\n"), named in err) == ("", 1, True)
+    assert (out, len(lines_of(err)), named in err) == ("", 1, True)
 
 
 def test_a_missing_package_gets_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

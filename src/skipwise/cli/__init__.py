@@ -1,8 +1,9 @@
 """The command `skipwise`: one file per verb.
 
-Exit codes: 0 done, 1 a verdict is negative, 2 bad input (one line on stderr says what to do; a note about former flags
-may precede it), 70 a bug of ours (with its traceback), 130 interrupted, 141 the reader of a pipe has gone. Verbs import
-torch and all that needs it inside their functions, so that `--help` and mistakes in the command line answer at once.
+Exit codes: 0 done, 1 a verdict is negative, 2 bad input (one line on stderr says what to do, a second may say where to
+read on; a note about former flags may precede them), 70 a bug of ours (with its traceback), 130 interrupted, 141 the
+reader of a pipe has gone. Verbs import torch and all that needs it inside their functions, so that `--help` and
+mistakes in the command line answer at once.
 """
 
 import atexit
@@ -42,6 +43,7 @@ from skipwise.cli.help import RootHelp
 from skipwise.cli.options import BAD_INPUT, BROKEN_PIPE, BUG, DONE, INTERRUPTED, NEGATIVE
 from skipwise.errors import SkipwiseError
 from skipwise.imports import LinesAboveBars
+from skipwise.pages import read_on
 
 __all__ = ["BAD_INPUT", "BROKEN_PIPE", "BUG", "DONE", "INTERRUPTED", "NEGATIVE", "VERBS", "build_app", "main"]
 
@@ -148,6 +150,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         _complain(str(error))
+        # The message of an invalid setting says all: what was given, and what is allowed.
+        if isinstance(error, SkipwiseError) and error.page != SkipwiseError.page:
+            print(read_on(error.page), file=sys.stderr)
         return BAD_INPUT
     except Exception as error:
         traceback.print_exc()

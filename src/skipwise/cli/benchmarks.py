@@ -101,7 +101,9 @@ def _checked_names(names: list[str] | None, tasks_folder: Path | None) -> list[s
     from skipwise.names import did_you_mean
 
     if tasks_folder is not None and not tasks_folder.is_dir():
-        raise ConfigError(f"--tasks-folder is {str(tasks_folder)!r} and no such folder exists; check its path")
+        raise ConfigError(
+            f"--tasks-folder is {str(tasks_folder)!r} and no such folder exists; check its path", page="not-found"
+        )
     if names is None:
         return list(BENCHMARK_NAMES)
     if not names:

@@ -164,7 +164,8 @@ def _check_model(model: str, config: Any, target: int, *, again: bool) -> None:
     if rope.trained_factor is not None and not again:
         raise ConfigError(
             f"model {model!r} is calibrated already: its attention factor is {rope.attention_factor:.4g}, "
-            f"{rope.attention_scale:.4g} times the trained one; calibrate it again with --again, or look with --dry-run"
+            f"{rope.attention_scale:.4g} times the trained one; calibrate again with --again, or look with --dry-run",
+            page="already-scaled",
         )
     check_length(config, target, allow_beyond=False)
 

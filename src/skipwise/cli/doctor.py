@@ -6,7 +6,7 @@ these (see `doctor_corpus`).
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +14,7 @@ import typer
 
 from skipwise.cli import options
 from skipwise.cli.loading import loading
-from skipwise.cli.options import NEGATIVE, data_setting, option, print_json, settings_over
+from skipwise.cli.options import NEGATIVE, data_setting, option, print_json, print_read_on, settings_over
 from skipwise.errors import ConfigError
 from skipwise.model.place import find_place
 
@@ -190,6 +190,8 @@ def _check_up(
 def _print(verdicts: Sequence["Verdict"], as_json: bool) -> None:
     for verdict in verdicts:
         if as_json:
-            print_json(asdict(verdict))
+            print_json(verdict.to_json())
         else:
             print(verdict.line)
+    if not as_json:
+        print_read_on(verdicts)

@@ -10,7 +10,7 @@ import typer
 
 from skipwise.cli.corpus_verdicts import Remark, corpus_remarks, percent
 from skipwise.cli.loading import loading
-from skipwise.cli.options import NEGATIVE, print_json, print_table
+from skipwise.cli.options import NEGATIVE, print_json, print_read_on, print_table
 from skipwise.config import DataConfig, RunConfig
 from skipwise.data.corpus import Corpus, StreamedCorpus, joins, open_corpus, view_of
 from skipwise.data.documents import Document, Sources, inspect, require_there
@@ -109,7 +109,7 @@ def report_corpus(settings: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         print_json({"corpus": asdict(report.facts), "training": _training_json(run.data, report)})
         for verdict, examples in remarks:
-            print_json({**asdict(verdict), "examples": examples})
+            print_json({**verdict.to_json(), "examples": examples})
     else:
         _print(run.data, report, remarks)
     if any(verdict.status == "fail" for verdict, _ in remarks):
@@ -196,7 +196,7 @@ def _counted(run: RunConfig, read: _Read, has_target: bool) -> _Report:
     estimates = read.estimates()[0] if is_streamed else None
     tokens = estimates.tokens if estimates else np.concatenate([np.diff(part.files.offsets) for part in corpus.parts])
     if len(tokens) != len(read.found.sizes):
-        raise DataError("documents changed while being read; start again when they are complete")
+        raise DataError("documents changed while being read; start again when they are complete", page="changed-files")
     labels = share_of_labels([part.files for part in corpus.parts])
     facts = _facts(run, read, tokens, _lengths(window, has_target), is_estimate=is_streamed, share_of_labels=labels)
     if checked is None:
@@ -241,6 +241,7 @@ def _print(data: DataConfig, report: _Report, remarks: Sequence[Remark]) -> None
         print(textwrap.fill(verdict.line, _WIDTH, subsequent_indent=" " * _INDENT))
         for example in examples:
             print(" " * _INDENT + _shortened(example, _WIDTH - _INDENT))
+    print_read_on([verdict for verdict, _ in remarks])
 
 
 def _print_size(names: str, facts: Facts) -> None:

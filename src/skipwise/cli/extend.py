@@ -179,7 +179,7 @@ def _launch(
         written = run.model_copy(update={"training": training}).given_settings()
         settings.write_text(yaml.safe_dump(written, sort_keys=False), encoding="utf-8")
     except OSError as error:
-        raise CheckpointError(f"{str(folder)!r} cannot be written: {error.strerror}") from error
+        raise CheckpointError(f"{str(folder)!r} cannot be written: {error.strerror}", page="cannot-write") from error
     command = made.command(["extend", "--config", str(settings), *flags])
     print(f"starting: {shlex.join(command)}", file=sys.stderr, flush=True)
     raise typer.Exit(_agent(command, made.environment()))
@@ -193,16 +193,19 @@ def _check_engine(launch: Any, accelerators: int | None) -> None:
 
     if accelerators is not None and launch.processes > accelerators:
         raise ConfigError(
-            f"--nproc is {launch.processes}, and this machine has {accelerators} GPUs; give at most {accelerators}"
+            f"--nproc is {launch.processes}, and this machine has {accelerators} GPUs; give at most {accelerators}",
+            page="parallel-run",
         )
     if accelerators is None and launch.engine == "fsdp2":
         raise ConfigError(
             "--launch fsdp2 shards the model over GPUs, and there is none here: give --launch ddp, which trains in "
-            "several processes on CPUs"
+            "several processes on CPUs",
+            page="parallel-run",
         )
     if "deepspeed" in ENGINES[launch.engine] and importlib.util.find_spec("deepspeed") is None:
         raise ConfigError(
-            f"--launch {launch.engine} needs DeepSpeed: pip install 'skipwise[deepspeed]', or --launch fsdp2"
+            f"--launch {launch.engine} needs DeepSpeed: pip install 'skipwise[deepspeed]', or --launch fsdp2",
+            page="missing-extra",
         )
 
 
@@ -251,4 +254,4 @@ def _log_to(file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         logging.basicConfig(filename=file, level=logging.WARNING, format="%(asctime)s %(message)s", force=True)
     except OSError as error:
-        raise CheckpointError(f"{str(file)!r} cannot be written: {error.strerror}") from error
+        raise CheckpointError(f"{str(file)!r} cannot be written: {error.strerror}", page="cannot-write") from error

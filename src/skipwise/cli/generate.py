@@ -144,7 +144,8 @@ def _prompt_text(prompt: str | None, file: Path | None) -> str:
     except OSError as error:
         raise ConfigError(
             f"--prompt-file is {str(file)!r}; it cannot be read ({error.strerror}); "
-            "give the path of a text file, or the prompt itself with --prompt TEXT"
+            "give the path of a text file, or the prompt itself with --prompt TEXT",
+            page="not-found",
         ) from error
 
 
@@ -191,7 +192,8 @@ def _answer(
                     raise
                 raise DataError(
                     f"memory ran out after {generation.stats.read_tokens} of {length} tokens; give a smaller --chunk "
-                    f"than {engine.chunk_tokens}, or --cache quantized-8, quantized-4 or, with a GPU, offloaded"
+                    f"than {engine.chunk_tokens}, or --cache quantized-8, quantized-4 or, with a GPU, offloaded",
+                    page="out-of-memory",
                 ) from error
             bar.update(min(generation.stats.read_tokens, length) - bar.n)
             if bar.n >= length:

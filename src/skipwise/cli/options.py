@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from skipwise.errors import ConfigError
+from skipwise.pages import read_on
 from skipwise.window import parse_length
 
 if TYPE_CHECKING:
     from rich.text import Text
+
+    from skipwise.records.verdict import Verdict
 
 DONE, NEGATIVE, BAD_INPUT, BUG, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 70, 130, 141
 """Exit codes of the command."""
@@ -183,7 +186,7 @@ def check_writable(option: str, path: Path | None) -> None:
             return
     except OSError as error:  # For example, a name that is too long.
         reason = f"{error.strerror}; give another name"
-    raise ConfigError(f"{option} is {str(path)!r}, which cannot be written: {reason}")
+    raise ConfigError(f"{option} is {str(path)!r}, which cannot be written: {reason}", page="cannot-write")
 
 
 def check_new(option: str, folder: Path | None) -> None:
@@ -193,7 +196,7 @@ def check_new(option: str, folder: Path | None) -> None:
         ConfigError: it exists and is not an empty folder.
     """
     if folder is not None and folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise ConfigError(f"{option} is {str(folder)!r}, which exists already; give a new folder")
+        raise ConfigError(f"{option} is {str(folder)!r}, which exists already; give a new folder", page="output-taken")
 
 
 def print_json(record: Mapping[str, Any]) -> None:
@@ -201,6 +204,12 @@ def print_json(record: Mapping[str, Any]) -> None:
     text = json.dumps(record, ensure_ascii=False, allow_nan=False)
     # Lone surrogates, as in a path that is not UTF-8, are escaped.
     sys.stdout.write(text.encode("utf-8", "backslashreplace").decode("utf-8") + "\n")
+
+
+def print_read_on(verdicts: Iterable["Verdict"]) -> None:
+    """Prints where to read about the verdicts that did not pass, a line for each name."""
+    for name in dict.fromkeys(verdict.name for verdict in verdicts if verdict.status != "pass"):
+        print(read_on(name))
 
 
 def print_table(

@@ -181,7 +181,9 @@ def _report(
         if page is not None:
             write_plan_page(found, page)
     except OSError as error:
-        raise ConfigError(f"{error.filename!r} cannot be written: {error.strerror}; give another name") from error
+        raise ConfigError(
+            f"{error.filename!r} cannot be written: {error.strerror}; give another name", page="cannot-write"
+        ) from error
     if as_json:
         errors = ("memory_error", "time_error")
         steps = [] if measured is None else measured.measured

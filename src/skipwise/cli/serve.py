@@ -157,7 +157,10 @@ def _check_model_and_packages(model: str, base: str | None) -> None:
             find_place(place)
     for package in PACKAGES:
         if importlib.util.find_spec(package) is None:
-            raise ConfigError(f"serving needs the package {package}; install it with: pip install 'skipwise[serve]'")
+            raise ConfigError(
+                f"serving needs the package {package}; install it with: pip install 'skipwise[serve]'",
+                page="missing-extra",
+            )
 
 
 def _keyring(file: Path | None) -> "Keyring | None":
@@ -165,7 +168,10 @@ def _keyring(file: Path | None) -> "Keyring | None":
     from skipwise.serve.keys import Keyring
 
     if file is not None and not file.exists():
-        raise ConfigError(f"--keys is {str(file)!r}, and there is no such file; 'skipwise keys create NAME' makes it")
+        raise ConfigError(
+            f"--keys is {str(file)!r}, and there is no such file; 'skipwise keys create NAME' makes it",
+            page="not-found",
+        )
     file = file or default_key_file()
     return Keyring(file) if file.exists() else None
 
@@ -245,7 +251,9 @@ def _template(path: Path | None) -> str | None:
     try:
         return None if path is None else path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--chat-template {str(path)!r} cannot be read ({error}); give a text file") from error
+        raise ConfigError(
+            f"--chat-template {str(path)!r} cannot be read ({error}); give a text file", page="not-found"
+        ) from error
 
 
 def _split(arguments: str) -> list[str]:
@@ -274,7 +282,7 @@ def _vllm(
     origin = read_origin(model, base=base)
     state = rope_state(read_config(model, trust_remote_code=how["trust_remote_code"]))
     if state.maximum > state.original and origin is None:
-        raise ConfigError(f"model {model!r} does not say what its base model is; give it by --base")
+        raise ConfigError(f"model {model!r} does not say what its base model is; give it by --base", page="wrong-base")
     flags = list(arguments)
     if how["attention"] is not None:
         raise ConfigError("--attention is of the embedded engine; give vLLM its own by --vllm-args")

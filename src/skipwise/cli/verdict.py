@@ -47,7 +47,8 @@ def require_short_length(rule: Rule, config: Any, lengths: Sequence[int]) -> Non
         raise ConfigError(
             f"--rule relative compares with the model's own short score, and the shortest length is {min(lengths)} "
             f"tokens; measure a length of at most {limit} too (its original window, or half of one that was never "
-            "extended)"
+            "extended)",
+            page="length-does-not-fit",
         )
 
 

@@ -102,7 +102,8 @@ class Planner:
             raise ConfigError(
                 f"arm {arm.name!r} trains on windows of {train} tokens and a step has {self.step_tokens} "
                 f"({self.step_tokens // self.window.train} windows of {self.window.train}); equal tokens need whole "
-                "windows: raise training.gradient_accumulation_steps or training.per_device_train_batch_size"
+                "windows: raise training.gradient_accumulation_steps or training.per_device_train_batch_size",
+                page="unequal-arms",
             )
         batch = {"per_device_train_batch_size": at_a_time, "gradient_accumulation_steps": pieces}
         more = merge_settings({"training": batch}, more or {})
@@ -131,7 +132,7 @@ class Planner:
             # As in `extend`, but also for arms that are not trained.
             return resolve(run, model_facts(run, self._base)).config
         except SkipwiseError as error:
-            raise ConfigError(f"arm {arm.name!r}: {error}") from error
+            raise ConfigError(f"arm {arm.name!r}: {error}", page=error.page) from error
 
     def _checked(self, job: Job) -> Job:
         """The job; raises what its run would raise for its settings alone."""
@@ -142,5 +143,5 @@ class Planner:
             window = job.run.resolve_window(self.window.original)
             job.run.build_sampler().sample(window.target, window, np.random.default_rng(0))
         except SkipwiseError as error:
-            raise ConfigError(f"arm {job.arm.name!r}: {error}") from error
+            raise ConfigError(f"arm {job.arm.name!r}: {error}", page=error.page) from error
         return job

@@ -177,20 +177,23 @@ def _claim(folder: Path, comparison: Comparison, resume: bool, beside: Collectio
         if changed:
             raise ConfigError(
                 f"the comparison in {str(folder)!r} was begun with other settings of {', '.join(changed)}; go on with "
-                "its own, or begin another with --output"
+                "its own, or begin another with --output",
+                page="run-changed",
             )
     elif folder.is_dir() and {
         found for found in set(folder.iterdir()) - {*half_written(folder, [SETTINGS_FILE])} if found.name not in beside
     }:
         cure = "; go on with --resume, or give" if file.is_file() else ", and holds no comparison to go on with; give"
-        raise ConfigError(f"folder {str(folder)!r} is not empty{cure} another with --output")
+        raise ConfigError(f"folder {str(folder)!r} is not empty{cure} another with --output", page="output-taken")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for left in half_written(folder, [SETTINGS_FILE]):
             left.unlink(missing_ok=True)
         replace_file(file, comparison.to_yaml())
     except OSError as error:
-        raise CheckpointError(f"folder {str(folder)!r} cannot be written: {error.strerror}") from error
+        raise CheckpointError(
+            f"folder {str(folder)!r} cannot be written: {error.strerror}", page="cannot-write"
+        ) from error
 
 
 def _evaluation(comparison: Comparison, planner: Planner) -> list[dict[str, Any]]:
@@ -225,7 +228,9 @@ def _steps_in_time(job: Job, comparison: Comparison, planner: Planner, folder: P
     """
     like = next((arm for arm in comparison.arms if arm.kind.whole_target and not arm.kind.as_long_as_reference), None)
     if like is None:
-        raise ConfigError(f"arm {job.arm.name!r} is timed by an arm like 'full', and there is none: add it")
+        raise ConfigError(
+            f"arm {job.arm.name!r} is timed by an arm like 'full', and there is none: add it", page="unequal-arms"
+        )
     seconds = []
     for name in (comparison.reference, like.name):
         outcome = Outcome.read(folder / planner.name_of(name, job.seed))

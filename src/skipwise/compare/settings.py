@@ -87,7 +87,7 @@ class Arm(StrictModel):
         try:
             return RunConfig.from_mapping(self.run_settings(shared))
         except SkipwiseError as error:
-            raise ConfigError(f"arm {self.name!r}: {error}") from error
+            raise ConfigError(f"arm {self.name!r}: {error}", page=error.page) from error
 
     @classmethod
     def from_setting(cls, given: Any) -> "Arm":
@@ -113,12 +113,16 @@ class Arm(StrictModel):
             what = "" if like == name else f"like {like!r}, "
             raise ConfigError(f"arm {name!r} is {what}no kind of arm; {hint}known: {', '.join(ARM_KINDS)}")
         if shared := next((setting for setting in _OF_ALL_ARMS if setting in tree), None):
-            raise ConfigError(f"arm {name!r} sets {shared!r}, which all arms of a comparison share; set it above them")
+            raise ConfigError(
+                f"arm {name!r} sets {shared!r}, which all arms of a comparison share; set it above them",
+                page="unequal-arms",
+            )
         training = tree.get("training")
         of_training = training if isinstance(training, Mapping) else ()
         if shared := next((setting for setting in _OF_EQUAL_TOKENS if setting in of_training), None):
             raise ConfigError(
-                f"arm {name!r} sets 'training.{shared}'; arms are compared on equal tokens: set it for all of them"
+                f"arm {name!r} sets 'training.{shared}'; arms are compared on equal tokens: set it for all of them",
+                page="unequal-arms",
             )
         return cls(name=name, like=like, settings=tree)
 
@@ -245,7 +249,8 @@ class Comparison(StrictModel):
             raise ConfigError(f"setting 'arms' has {repeated[0]!r} more than once; give each arm a name of its own")
         if self.reference not in names:
             raise ConfigError(
-                f"setting 'reference' is {self.reference!r}; it must be one of the arms {', '.join(names)}"
+                f"setting 'reference' is {self.reference!r}; it must be one of the arms {', '.join(names)}",
+                page="unequal-arms",
             )
         if len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise ConfigError(f"setting 'seeds' is {self.seeds}; give different whole numbers of 0 or more")
@@ -256,5 +261,6 @@ class Comparison(StrictModel):
         if timed and not self.arm(self.reference).kind.trained:
             raise ConfigError(
                 f"arm {timed[0]!r} trains as long as the reference {self.reference!r}, which is not trained; give a "
-                "reference that is"
+                "reference that is",
+                page="unequal-arms",
             )

@@ -23,7 +23,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     try:
         settings = parse_yaml(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"config is {str(path)!r}; it cannot be read: {error.strerror}") from error
+        raise ConfigError(f"config is {str(path)!r}; it cannot be read: {error.strerror}", page="not-found") from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" at line {where.line + 1}" if where else ""

@@ -373,7 +373,8 @@ class RunConfig(StrictModel):
         if self.dilution and self.parallel.context > 1:
             raise ConfigError(
                 f"setting 'dilution' is true and 'parallel.context' is {self.parallel.context}; diluted attention has "
-                "a mask, which parts of a window cannot be given: leave one of them out"
+                "a mask, which parts of a window cannot be given: leave one of them out",
+                page="parallel-run",
             )
         if self.growth and self.growth[0].changes_nothing:
             raise ConfigError(
@@ -446,7 +447,8 @@ class RunConfig(StrictModel):
         """
         if self.target <= original:
             raise ConfigError(
-                f"target is {self.target} tokens and the model already handles {original}: give a target above that"
+                f"target is {self.target} tokens and the model already handles {original}: give a target above that",
+                page="target-not-longer",
             )
         return Window(train=self.window or min(original, 2048), original=original, target=self.target)
 

@@ -72,7 +72,8 @@ class TrainingItems:
         if store.shortest_tokens < window.train:
             raise DataError(
                 f"the shortest document of the store has {store.shortest_tokens} tokens, less than window.train = "
-                f"{window.train}; build the store with min_tokens={window.train} or more"
+                f"{window.train}; build the store with min_tokens={window.train} or more",
+                page="no-long-documents",
             )
         self._store, self._sampler, self._window = store, sampler, window
         self._seed = seed

@@ -114,10 +114,11 @@ def write_mended(folder: str | Path, checkup: Checkup, output: str | Path) -> Pa
             + ("; ".join(ways) if len(ways) == len(checkup.unmended) else "name the base model with --base")
         )
     if target.exists():
-        raise ConfigError(f"--out is {str(target)!r}, which already exists; give a new folder")
+        raise ConfigError(f"--out is {str(target)!r}, which already exists; give a new folder", page="output-taken")
     if source.resolve() in target.resolve().parents:
         raise ConfigError(
-            f"--out is {str(target)!r}, inside the checkpoint, which must not change; give a folder elsewhere"
+            f"--out is {str(target)!r}, inside the checkpoint, which must not change; give a folder elsewhere",
+            page="output-taken",
         )
     try:
         with new_folder(target) as complete:
@@ -131,7 +132,8 @@ def write_mended(folder: str | Path, checkup: Checkup, output: str | Path) -> Pa
                 _write(complete / TOKENIZER, checkup.tokenizer)
     except OSError as error:
         raise CheckpointError(
-            f"mended copy {str(target)!r} cannot be written ({error}); choose another folder"
+            f"mended copy {str(target)!r} cannot be written ({error}); choose another folder",
+            page="cannot-write",
         ) from error
     return target
 

@@ -172,7 +172,9 @@ def require_numbers(patient: Patient, folder: str) -> None:
     text = {**patient.defaults, **patient.text}
     maximum = eras.maximum_name(text)
     if text.get(maximum) is None:
-        raise CheckpointError(f"config.json of {folder!r} has no {maximum}; write the model's window")
+        raise CheckpointError(
+            f"config.json of {folder!r} has no {maximum}; write the model's window", page="unclear-config"
+        )
     for name in _ENTRIES:
         if not isinstance(text.get(name), dict | None):
             raise CheckpointError(f"config.json of {folder!r} has {name} {text[name]!r}; write an object, or null")

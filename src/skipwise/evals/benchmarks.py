@@ -70,7 +70,10 @@ BENCHMARKS = {
 def check_harness() -> None:
     """Raises ConfigError if lm-evaluation-harness is not installed."""
     if importlib.util.find_spec("lm_eval") is None:
-        raise ConfigError("benchmarks need lm-evaluation-harness, which is missing; run: pip install 'skipwise[bench]'")
+        raise ConfigError(
+            "benchmarks need lm-evaluation-harness, which is missing; run: pip install 'skipwise[bench]'",
+            page="missing-extra",
+        )
 
 
 def run_benchmarks(
@@ -130,11 +133,14 @@ def _check_arguments(tokenizer: Any, folder: Path | None, limit: int | None, bat
         if value is not None and value < 1:
             raise ConfigError(f"benchmarks' {name} is {value}; give a whole number of at least 1")
     if folder is not None and not folder.is_dir():
-        raise ConfigError(f"tasks folder is {str(folder)!r} and no such folder exists; check its path")
+        raise ConfigError(
+            f"tasks folder is {str(folder)!r} and no such folder exists; check its path", page="not-found"
+        )
     if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
         raise ConfigError(
             "the model's tokenizer has neither a beginning- nor an end-of-sequence token, and lm-evaluation-harness "
-            "needs one of them; name one in its tokenizer_config.json"
+            "needs one of them; name one in its tokenizer_config.json",
+            page="unsuitable-tokenizer",
         )
 
 

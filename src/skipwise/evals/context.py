@@ -157,7 +157,10 @@ class EvalContext:
             return []
         if policy == "always":
             if token is None:
-                raise ConfigError("bos is 'always' but the tokenizer has no beginning-of-sequence token: use 'never'")
+                raise ConfigError(
+                    "bos is 'always' but the tokenizer has no beginning-of-sequence token: use 'never'",
+                    page="unsuitable-tokenizer",
+                )
             return [token]
         bare, with_special = (list(self.tokenizer.encode("a", add_special_tokens=special)) for special in (False, True))
         return [token] if with_special[:1] == [token] != bare[:1] else []
@@ -193,14 +196,16 @@ class EvalContext:
             longest = max(map(len, bodies), default=0)
             raise DataError(
                 f"this measurement needs documents of at least {min_tokens} tokens, and the longest of the "
-                f"{len(bodies)} given has {longest}: give longer documents or ask for shorter lengths"
+                f"{len(bodies)} given has {longest}: give longer documents or ask for shorter lengths",
+                page="no-long-documents",
             )
         chosen = [int(index) for index in self.rng("documents").permutation(long_enough)[:num_documents]]
         rows, largest = embedding_rows(self.model.config), max(int(bodies[index].max()) for index in chosen)
         if largest >= rows:
             raise DataError(
                 f"the documents have token ids up to {largest}, and the model embeddings for ids 0 to {rows - 1}: "
-                "tokenize them with the model's own tokenizer"
+                "tokenize them with the model's own tokenizer",
+                page="unsuitable-tokenizer",
             )
         return ChosenDocuments(chosen, [bodies[index] for index in chosen], len(bodies) - len(long_enough))
 

@@ -179,7 +179,7 @@ def _lengths_of_tasks(
         ]
     if problems:
         first = next(iter(problems.values()))
-        raise type(first)("; ".join(problems)) from first
+        raise type(first)("; ".join(problems), page=first.page) from first
     if process_state().is_main_process:
         for line in left_out:
             logger.warning(line)

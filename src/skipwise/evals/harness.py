@@ -89,6 +89,7 @@ class LoadedLM(_Adapter):
             raise DataError(
                 f"a prompt of this benchmark has {num_tokens} tokens and the model's window leaves room for {limit}, "
                 "so its beginning would be cut off; leave this benchmark out for this model, or give a definition with "
-                "fewer shots"
+                "fewer shots",
+                page="length-does-not-fit",
             )
         self.longest_tokens = max(self.longest_tokens, num_tokens)

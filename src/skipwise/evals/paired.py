@@ -88,5 +88,6 @@ def _check_finite(kl: Tensor, first: int, where: str) -> None:
         position = first + int((~kl.isfinite()).nonzero()[0])
         raise CheckpointError(
             f"{where}: the logits at position {position} are infinite, there or in the base, so no KL follows from "
-            "them; load both models in float32 or bfloat16, or check their checkpoints"
+            "them; load both models in float32 or bfloat16, or check their checkpoints",
+            page="not-finite",
         )

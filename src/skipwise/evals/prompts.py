@@ -231,7 +231,8 @@ def _check_fits(task: Any, length_tokens: int, index: int, prompt: Prompt) -> No
         raise ConfigError(
             f"{task.name}: prompt {index} takes {prompt.num_tokens} tokens ({len(prompt.prompt_ids)} and "
             f"{prompt.max_new_tokens} for the answer) and the length is {length_tokens}; prompts are never truncated: "
-            f"ask for at least {prompt.num_tokens}"
+            f"ask for at least {prompt.num_tokens}",
+            page="length-does-not-fit",
         )
 
 

@@ -236,7 +236,8 @@ def require_equal(verdicts: Sequence[Verdict], what: str) -> None:
     failed = [f"{verdict.name}: {verdict.detail}" for verdict in verdicts if verdict.status == "fail"]
     if failed:
         raise CheckpointError(
-            f"{what} differs from the trained model by more than its number format: {'; '.join(failed)}; {_CURE}"
+            f"{what} differs from the trained model by more than its number format: {'; '.join(failed)}; {_CURE}",
+            page="weights-differ",
         )
 
 

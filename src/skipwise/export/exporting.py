@@ -102,7 +102,8 @@ def export(
                 return make(complete)
         except OSError as error:
             raise CheckpointError(
-                f"export {str(folder)!r} cannot be written ({error}); choose another folder"
+                f"export {str(folder)!r} cannot be written ({error}); choose another folder",
+                page="cannot-write",
             ) from error
 
 
@@ -117,11 +118,14 @@ def _check_settings(to: str, dtype: str | None, engine: str | None, rank: int | 
     if engine not in (None, *ENGINES):
         raise ConfigError(f"--engine is {engine!r}; give {' or '.join(ENGINES)}")
     if to == "gguf" and importlib.util.find_spec("gguf") is None:
-        raise ConfigError("--to gguf needs the package gguf, which is missing; run: pip install 'skipwise[gguf]'")
+        raise ConfigError(
+            "--to gguf needs the package gguf, which is missing; run: pip install 'skipwise[gguf]'",
+            page="missing-extra",
+        )
     if rank is not None and (to != "adapter" or rank < 1):
         raise ConfigError(f"--rank is {rank}; give 1 or more, with --to adapter")
     if folder.exists():
-        raise ConfigError(f"output folder {str(folder)!r} already exists; give another with --out")
+        raise ConfigError(f"output folder {str(folder)!r} already exists; give another with --out", page="output-taken")
 
 
 def _check_adapter(trained: Trained, source: str, rank: int | None) -> None:
@@ -129,11 +133,14 @@ def _check_adapter(trained: Trained, source: str, rank: int | None) -> None:
     if rank is not None and trained.adapter is not None:
         raise ConfigError(f"{source!r} has an adapter of its own; leave --rank out to export it")
     if rank is not None and trained.base is None:
-        raise ConfigError(f"{source!r} is not a run of skipwise extend; name its base model with --base")
+        raise ConfigError(
+            f"{source!r} is not a run of skipwise extend; name its base model with --base", page="wrong-base"
+        )
     if rank is None and trained.four_bit:
         raise ConfigError(
             f"the adapter of {source!r} was trained on 4-bit weights and does not fit the base model's full weights; "
-            "export --to hf, or truncate the difference of the whole weights to a --rank"
+            "export --to hf, or truncate the difference of the whole weights to a --rank",
+            page="wrong-base",
         )
     if rank is None and trained.adapter is None:
         raise ConfigError(
@@ -144,7 +151,8 @@ def _check_adapter(trained: Trained, source: str, rank: int | None) -> None:
         raise ConfigError(
             f"the base of {source!r} is {trained.base!r}, which is converted to a model of type "
             f"{trained.model.config.model_type} on loading, and an adapter fits only the converted model: make that "
-            "with skipwise export --to hf, and name it with --base"
+            "with skipwise export --to hf, and name it with --base",
+            page="wrong-base",
         )
 
 

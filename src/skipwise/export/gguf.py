@@ -95,7 +95,8 @@ def plan_gguf(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Ggu
     if family is None:
         raise UnsupportedModelError(
             f"model type is {model.config.model_type!r}; GGUF export supports {', '.join(FAMILIES)}: export --to hf "
-            "and convert that with llama.cpp's convert_hf_to_gguf.py"
+            "and convert that with llama.cpp's convert_hf_to_gguf.py",
+            page="engine-cannot-compute",
         )
     state, width = rope_state(model.config), head_dim(config.to_dict())
     _check_computable(config, family, state, width)
@@ -169,7 +170,8 @@ def write_gguf(path: Path, model: PreTrainedModel, plan: GgufPlan, dtype: str, n
             writer.close()
             raise CheckpointError(
                 f"tensor {stored_name} has values that {DTYPES[dtype]} cannot represent (largest "
-                f"{np.abs(number).max():.4g}); choose --dtype bf16 or f32"
+                f"{np.abs(number).max():.4g}); choose --dtype bf16 or f32",
+                page="engine-cannot-compute",
             )
         writer.write_tensor_data(blocks)
     writer.close()
@@ -229,19 +231,22 @@ def _check_computable(config: Any, family: _Family, state: RopeState, width: int
     if activation != family.activation:
         raise UnsupportedModelError(
             f"model's activation is {activation!r}, but llama.cpp runs this family with {family.activation}; export "
-            "--to hf and serve it with vLLM"
+            "--to hf and serve it with vLLM",
+            page="engine-cannot-compute",
         )
     if state.rotary_dim != width:
         raise UnsupportedModelError(
             f"{state.rotary_dim} of {width} dimensions of a head are rotated, but llama.cpp rotates all of them in "
-            "this family; export --to hf and serve it with vLLM"
+            "this family; export --to hf and serve it with vLLM",
+            page="engine-cannot-compute",
         )
     span = local_span(config)
     if span is not None and not family.is_gemma and span < state.maximum:
         raise ConfigError(
             f"layers of the model attend only to the last {span} tokens, but llama.cpp lets them attend to all "
             f"{state.maximum}; if the model was trained that way, set sliding_window to null in a copy of the "
-            "checkpoint, otherwise export --to hf and serve it with vLLM"
+            "checkpoint, otherwise export --to hf and serve it with vLLM",
+            page="engine-cannot-compute",
         )
     if not family.is_gemma or not hasattr(config, "query_pre_attn_scalar"):
         return
@@ -251,7 +256,8 @@ def _check_computable(config: Any, family: _Family, state: RopeState, width: int
     if config.query_pre_attn_scalar != scalar:
         raise UnsupportedModelError(
             f"config's query_pre_attn_scalar is {config.query_pre_attn_scalar}, but llama.cpp uses {scalar} for such a "
-            "model; export --to hf and serve it with vLLM"
+            "model; export --to hf and serve it with vLLM",
+            page="engine-cannot-compute",
         )
 
 
@@ -269,7 +275,8 @@ def _tensors(model: PreTrainedModel, plan: GgufPlan) -> Iterator[tuple[str, torc
         stored_name = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if stored_name is None:
             raise UnsupportedModelError(
-                f"the model has a weight {name!r} that llama.cpp's {plan.family.architecture} does not have"
+                f"the model has a weight {name!r} that llama.cpp's {plan.family.architecture} does not have",
+                page="engine-cannot-compute",
             )
         yield stored_name, weight
 

@@ -67,7 +67,8 @@ def to_gguf(state: RopeState, *, has_divisors: bool, local_layers: bool) -> Gguf
         raise ConfigError(
             f"rope type is 'dynamic', but llama.cpp has no base that depends on the length; up to {state.maximum} "
             "tokens a fixed base gives the same table: in a copy of the checkpoint, write rope_type 'default' with "
-            f"rope_theta {parameters['rope_theta']:.10g} into rope_parameters and rope_scaling null, and export that"
+            f"rope_theta {parameters['rope_theta']:.10g} into rope_parameters and rope_scaling null, and export that",
+            page="engine-cannot-compute",
         )
     if state.kind in ("none", "ntk"):
         return GgufRope(entries={**base, "rope.scaling.type": "none"})
@@ -82,7 +83,7 @@ def to_gguf(state: RopeState, *, has_divisors: bool, local_layers: bool) -> Gguf
         if fits and deviation(llama_cpp_table(entries, {}, state.rotary_dim), table) <= _CLOSE:
             return GgufRope(entries=entries)
     if not has_divisors:
-        raise ConfigError(_refusal(state, local_layers))
+        raise ConfigError(_refusal(state, local_layers), page="engine-cannot-compute")
     entries = base | {"rope.scaling.type": "none"}
     if not math.isclose(table.attention_factor, 1.0, rel_tol=_CLOSE):
         entries["rope.scaling.attn_factor"] = table.attention_factor
@@ -114,7 +115,10 @@ def llama_cpp_table(
     """
     kind = entries.get("rope.scaling.type", "linear")
     if kind not in ("none", "linear", "yarn", "longrope"):
-        raise UnsupportedModelError(f"the file's rope.scaling.type is {kind!r}; known are none, linear, yarn, longrope")
+        raise UnsupportedModelError(
+            f"the file's rope.scaling.type is {kind!r}; known are none, linear, yarn, longrope",
+            page="engine-cannot-compute",
+        )
     base = unscaled_frequencies(_spec(entries, rotary_dim))
     original = entries.get("rope.scaling.original_context_length", entries.get("context_length", 0))
     divisors = tensors.get(DIVISORS)

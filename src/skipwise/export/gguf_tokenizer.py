@@ -99,22 +99,27 @@ def to_gguf(tokenizer: Any, vocab_size: int) -> GgufTokenizer:
     backend: Tokenizer | None = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise UnsupportedModelError(
-            f"tokenizer is a {type(tokenizer).__name__} without a tokenizer.json; save it as a fast tokenizer first"
+            f"tokenizer is a {type(tokenizer).__name__} without a tokenizer.json; save it as a fast tokenizer first",
+            page="engine-cannot-compute",
         )
     described = json.loads(backend.to_str())
     model = described["model"]
     if model["type"] != "BPE":
         raise UnsupportedModelError(
-            f"tokenizer is of kind {model['type']}; GGUF files support byte-level BPE and SentencePiece BPE"
+            f"tokenizer is of kind {model['type']}; GGUF files support byte-level BPE and SentencePiece BPE",
+            page="engine-cannot-compute",
         )
     if not model["merges"]:
-        raise UnsupportedModelError("tokenizer has no merges, and llama.cpp needs them; export --to hf")
+        raise UnsupportedModelError(
+            "tokenizer has no merges, and llama.cpp needs them; export --to hf", page="engine-cannot-compute"
+        )
     sentence_piece = bool(model.get("byte_fallback"))
     added = {entry["id"]: entry for entry in described["added_tokens"]}
     by_id = {index: token for token, index in tokenizer.get_vocab().items()}
     if max(by_id) >= vocab_size:
         raise UnsupportedModelError(
-            f"tokenizer has ids up to {max(by_id)}, but the model has {vocab_size} embeddings; they do not match"
+            f"tokenizer has ids up to {max(by_id)}, but the model has {vocab_size} embeddings; they do not match",
+            page="engine-cannot-compute",
         )
     tokens, types = [], []
     for index in range(vocab_size):
@@ -156,7 +161,8 @@ def split_name(backend: Tokenizer, *, ignores_merges: bool) -> str:
                 return name
     raise UnsupportedModelError(
         f"tokenizer splits text unlike every llama.cpp pre-tokenizer that skipwise knows ({', '.join(SPLITS)}); export "
-        "--to hf and convert that with llama.cpp's convert_hf_to_gguf.py, which knows more of them"
+        "--to hf and convert that with llama.cpp's convert_hf_to_gguf.py, which knows more of them",
+        page="engine-cannot-compute",
     )
 
 

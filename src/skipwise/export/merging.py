@@ -42,20 +42,24 @@ def merge_with_base(trained: Trained, weight: float, *, trust_remote_code: bool 
     """
     source = str(trained.folder)
     if trained.base is None:
-        raise ConfigError(f"{source!r} is not a run of skipwise extend; name its base model with --base")
+        raise ConfigError(
+            f"{source!r} is not a run of skipwise extend; name its base model with --base", page="wrong-base"
+        )
     try:
         how: Any = {"dtype": "float32", "trust_remote_code": trust_remote_code}
         base = load_model(trained.base, needs_tokenizer=False, **how).model
     except CheckpointError as error:
         raise CheckpointError(
             f"the base model, whose weights are averaged with those of {source!r}, cannot be loaded: {error}; say "
-            "where it is now with --base"
+            "where it is now with --base",
+            page="wrong-base",
         ) from error
     pairs = _pairs(base, trained)
     if (cosine := _cosine(pairs)) < _LEAST_COSINE:
         raise CheckpointError(
             f"the weights of {trained.base!r} and {source!r} have a cosine similarity of {cosine:.2f}, as models that "
-            "were trained apart have; name the model that was extended with --base"
+            "were trained apart have; name the model that was extended with --base",
+            page="wrong-base",
         )
     with torch.no_grad():
         for own, other in pairs:
@@ -125,7 +129,8 @@ def _pairs(base: Any, trained: Trained) -> list[tuple[Tensor, Tensor]]:
     if odd:
         raise CheckpointError(
             f"the base model {trained.base!r} has other weights than {str(trained.folder)!r} ({odd[0]}"
-            f"{', ...' if len(odd) > 1 else ''}); name the model that was extended with --base"
+            f"{', ...' if len(odd) > 1 else ''}); name the model that was extended with --base",
+            page="wrong-base",
         )
     return pairs
 

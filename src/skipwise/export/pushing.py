@@ -121,7 +121,10 @@ def push(folder: Path, destination: Destination) -> str:
         there = api.verify_repo_checksums(name, revision=commit.oid, local_dir=folder)
     wrong = sorted({*there.extra_paths, *(one["path"] for one in there.mismatches)})
     if wrong or there.checked_count != len(files):
-        raise CheckpointError(f"files on the hub differ from those in {str(folder)!r}: {', '.join(wrong)}; push again")
+        raise CheckpointError(
+            f"files on the hub differ from those in {str(folder)!r}: {', '.join(wrong)}; push again",
+            page="weights-differ",
+        )
     return f"{api.endpoint}/{name}"
 
 

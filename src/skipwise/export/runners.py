@@ -180,7 +180,9 @@ class LlamaCppRunner:
         settings.n_threads = settings.n_threads_batch = torch.get_num_threads()
         made = self._api.llama_init_from_model(self._model, settings)
         if not made:
-            raise CheckpointError(f"llama.cpp cannot create a context of {tokens} tokens; it may be out of memory")
+            raise CheckpointError(
+                f"llama.cpp cannot create a context of {tokens} tokens; it may be out of memory", page="out-of-memory"
+            )
         return made
 
     def close(self) -> None:
@@ -246,7 +248,8 @@ def gguf_runner(path: Path, like: PreTrainedModel, engine: str | None = None) ->
     installed = importlib.util.find_spec("llama_cpp") is not None
     if engine == "llama.cpp" and not installed:
         raise ConfigError(
-            "llama-cpp-python is not installed; run: pip install 'skipwise[llama-cpp]' (it compiles for minutes)"
+            "llama-cpp-python is not installed; run: pip install 'skipwise[llama-cpp]' (it compiles for minutes)",
+            page="missing-extra",
         )
     if installed and engine != "transformers":
         return LlamaCppRunner(path)
@@ -282,7 +285,8 @@ def _by_transformers(path: Path, like: PreTrainedModel) -> TransformersRunner:
         except (ValueError, KeyError) as error:
             raise ConfigError(
                 f"transformers' GGUF reader does not support {content.architecture!r}; install llama.cpp, which does: "
-                "pip install 'skipwise[llama-cpp]'"
+                "pip install 'skipwise[llama-cpp]'",
+                page="missing-extra",
             ) from error
         read = config.to_dict()
         # Keep the reader's config class: it reads Mistral's files as Llama's, which is equivalent.

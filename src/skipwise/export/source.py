@@ -89,14 +89,16 @@ def load_trained(source: str | Path, *, base: str | None = None, trust_remote_co
     except CheckpointError as error:
         raise CheckpointError(
             "the adapter is merged in float32 into the base model that it was trained on, but that cannot be loaded: "
-            f"{error}; say where it is now with --base"
+            f"{error}; say where it is now with --base",
+            page="wrong-base",
         ) from error
     try:
         model = merged(load_additions(loaded.model, folder / ADAPTER))
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise CheckpointError(
             f"adapter {str(folder / ADAPTER)!r} does not fit {base!r}: {first_line(error)}; give its base "
-            "model with --base"
+            "model with --base",
+            page="wrong-base",
         ) from error
     _check_weights(model, folder, base)
     # After calibration or a manual change, the attention factor in the run's config is the valid one.
@@ -106,7 +108,8 @@ def load_trained(source: str | Path, *, base: str | None = None, trust_remote_co
     if [getattr(rope_state(model.config), name) for name in _SAME] != [getattr(state, name) for name in _SAME]:
         raise CheckpointError(
             f"config.json of {str(folder)!r} does not match {base!r} extended with the settings in run.yaml; check it "
-            f"with: skipwise doctor {folder}, or give the run's own base model with --base"
+            f"with: skipwise doctor {folder}, or give the run's own base model with --base",
+            page="run-changed",
         )
     return Trained(model.eval(), loaded.tokenizer, folder, base, folder / ADAPTER, _stored(folder))
 
@@ -118,7 +121,8 @@ def _check_weights(model: PreTrainedModel, folder: Path, base: str) -> None:
         if not is_rounded(stored, matrices[name].detach(), torch.float32):
             raise CheckpointError(
                 f"{base!r} and the adapter of {str(folder)!r} do not make its weights ({name} differs), so it is not "
-                "the model that was extended, or has changed since; name the right one with --base"
+                "the model that was extended, or has changed since; name the right one with --base",
+                page="wrong-base",
             )
 
 

@@ -82,7 +82,9 @@ def difference_error(adapted: "PeftModel", before: PreTrainedModel, after: PreTr
 def _adapted(before: PreTrainedModel, after: PreTrainedModel, rank: int) -> Any:
     """The base model under the tuned one's config, with additions that are still zero."""
     if type(before) is not type(after):
-        raise ConfigError(f"the base model is a {type(before).__name__} and the tuned one a {type(after).__name__}")
+        raise ConfigError(
+            f"the base model is a {type(before).__name__} and the tuned one a {type(after).__name__}", page="wrong-base"
+        )
     extended = built_around(type(before), after.config, dict(before.named_parameters(remove_duplicate=False)), before)
     # The adapter names this as its base.
     extended.name_or_path = before.name_or_path

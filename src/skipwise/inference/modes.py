@@ -107,7 +107,8 @@ class TwoModes:
         except CheckpointError as error:
             raise CheckpointError(
                 f"the base model of {str(source)!r}, which short mode is, could not be loaded: {error}; say where it "
-                "is by base (--base), or ask for long mode alone (--mode long)"
+                "is by base (--base), or ask for long mode alone (--mode long)",
+                page="wrong-base",
             ) from error
         short.to(device)  # pyright: ignore[reportArgumentType]
         if origin.adapter is None:
@@ -162,7 +163,8 @@ class TwoModes:
             raise ConfigError(
                 f"the request may come to {total_tokens} tokens, prompt and new ones, and {chosen} mode holds {held}; "
                 "shorten the prompt or generate fewer"
-                + (", or let the length choose the mode" if total_tokens <= self.target else "")
+                + (", or let the length choose the mode" if total_tokens <= self.target else ""),
+                page="length-does-not-fit",
             )
         return chosen
 
@@ -225,7 +227,8 @@ def with_adapter(short: PreTrainedModel, origin: Origin, trust_remote_code: bool
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise CheckpointError(
             f"adapter {str(origin.adapter)!r} cannot be put into its base model ({first_line(error)}); "
-            "it must be the one that this run left"
+            "it must be the one that this run left",
+            page="wrong-base",
         ) from error
     # The adapter's layers stay in the model. Its parameters are the base's own, which nobody trains here.
     plain = cast(PreTrainedModel, wrapped.get_base_model())

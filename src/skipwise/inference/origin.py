@@ -58,19 +58,24 @@ def read_origin(
     if not run.is_finished and base is None:
         if adapter is not None:
             raise CheckpointError(
-                f"{str(source)!r} is not a run of skipwise extend; say what its base model is, by base"
+                f"{str(source)!r} is not a run of skipwise extend; say what its base model is, by base",
+                page="wrong-base",
             )
         return None
     model, tuning = _recorded(run)
     base = base or model
     if base is None:
-        raise CheckpointError(f"the record of {str(folder)!r} names no base model; say where it is by base (--base)")
+        raise CheckpointError(
+            f"the record of {str(folder)!r} names no base model; say where it is by base (--base)", page="wrong-base"
+        )
     # Additions that were trained over 4-bit weights do not fit the base in full precision: the merged weights are what
     # was trained.
     is_own = adapter is None and run.adapter is not None and tuning != "qlora"
     chosen = run.adapter if is_own else Path(adapter).expanduser() if adapter is not None else None
     if chosen is not None and not (chosen / _ADAPTER_CONFIG).is_file():
-        raise CheckpointError(f"adapter is {str(chosen)!r}, which has no {_ADAPTER_CONFIG}; give an adapter's folder")
+        raise CheckpointError(
+            f"adapter is {str(chosen)!r}, which has no {_ADAPTER_CONFIG}; give an adapter's folder", page="wrong-base"
+        )
     return Origin(folder=folder, base=str(base), adapter=chosen, is_own=is_own)
 
 
@@ -103,7 +108,8 @@ def check_base(short: PreTrainedModel, long: PreTrainedModel, origin: Origin) ->
     if (before != after and not may_be_told) or sizes[0] != sizes[1]:
         raise CheckpointError(
             f"{origin.base!r} has a window of {before} tokens and embeddings of {sizes[0]}, and "
-            f"{str(origin.folder)!r} was made of {after} and {sizes[1]}; give its own base model"
+            f"{str(origin.folder)!r} was made of {after} and {sizes[1]}; give its own base model",
+            page="wrong-base",
         )
     if not origin.is_own:
         return
@@ -119,7 +125,8 @@ def check_base(short: PreTrainedModel, long: PreTrainedModel, origin: Origin) ->
         if (merged := stored.get(f"{name}.weight")) is not None and not _is_merged(module, merged):
             raise CheckpointError(
                 f"{origin.base!r} and the adapter do not make the weights of {str(origin.folder)!r} ({name} differs): "
-                "the base model has changed since; give the one that was extended"
+                "the base model has changed since; give the one that was extended",
+                page="wrong-base",
             )
 
 

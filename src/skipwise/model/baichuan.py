@@ -95,7 +95,9 @@ def llama_weights(config: Mapping[str, Any], place: ModelSource) -> dict[str, Te
             stored = load_state_dict(file)
         except (pickle.UnpicklingError, EOFError) as error:
             raise CheckpointError(
-                f"{file!r} is damaged or contains more than tensors, so it is not loaded: download the checkpoint again"
+                f"{file!r} is damaged or contains more than tensors, so it is not loaded: download the checkpoint "
+                "again",
+                page="untrusted-code",
             ) from error
         for name, tensor in stored.items():
             weights.update(_renamed(name, tensor))

@@ -31,7 +31,8 @@ def baichuan_tokenizer(place: ModelSource) -> PreTrainedTokenizerFast:
     else:
         raise CheckpointError(
             f"model {str(place)!r} has neither tokenizer.model nor tokenizer.json, so its tokenizer cannot be built; "
-            "copy one of them from the published folder"
+            "copy one of them from the published folder",
+            page="unsuitable-tokenizer",
         )
     _add_tokens(engine, settings, place)
     special = {name: _token_text(settings.get(name), usual) for name, usual in _SPECIAL.items()}
@@ -75,7 +76,8 @@ def _add_tokens(engine: Tokenizer, settings: Mapping[str, Any], place: ModelSour
     if wrong := [f"{text} {index}" for index, text in sorted(recorded.items()) if engine.token_to_id(text) != index]:
         raise CheckpointError(
             f"the tokenizer files of {str(place)!r} disagree on token ids ({wrong[0]}, ...); download them again from "
-            "one place"
+            "one place",
+            page="unsuitable-tokenizer",
         )
 
 

@@ -112,7 +112,8 @@ def _rebuilt(model: PreTrainedModel, change: Callable[[PreTrainedConfig], PreTra
     if hasattr(model, "peft_config") or getattr(model, "is_quantized", False):
         raise ConfigError(
             "the model has an adapter or quantised weights and cannot be built from another config; merge the adapter "
-            "or dequantise the weights first"
+            "or dequantise the weights first",
+            page="quantized-checkpoint",
         )
     parameters = dict(model.named_parameters(remove_duplicate=False))
     with quiet_transformers():

@@ -65,8 +65,12 @@ def find_place(source: str | Path) -> ModelSource:
         return _place_of_gguf(path)
     if path.is_file():
         if path.suffix in PICKLE_SUFFIXES:
-            raise CheckpointError(f"model is {str(path)!r}, a pickle, which can run any code; {TO_SAFETENSORS}")
-        raise CheckpointError(f"model is the file {str(path)!r}; give the folder around it, or a .gguf file")
+            raise CheckpointError(
+                f"model is {str(path)!r}, a pickle, which can run any code; {TO_SAFETENSORS}", page="untrusted-code"
+            )
+        raise CheckpointError(
+            f"model is the file {str(path)!r}; give the folder around it, or a .gguf file", page="not-found"
+        )
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise CheckpointError(
@@ -76,7 +80,8 @@ def find_place(source: str | Path) -> ModelSource:
     if not _HUB_NAME.fullmatch(str(source)):
         raise CheckpointError(
             f"model is {str(source)!r} and no such folder exists; give a checkpoint folder, a hub name such as "
-            "org/name, or a .gguf file"
+            "org/name, or a .gguf file",
+            page="not-found",
         )
     return ModelSource(name=str(source))
 
@@ -96,7 +101,12 @@ def path_beside(source: str | Path, ending: str) -> Path:
 
 def _place_of_gguf(path: Path) -> ModelSource:
     if not path.is_file():
-        raise CheckpointError(f"model is {str(path)!r} and no such file exists; check the path of the .gguf file")
+        raise CheckpointError(
+            f"model is {str(path)!r} and no such file exists; check the path of the .gguf file", page="not-found"
+        )
     if importlib.util.find_spec("gguf") is None:
-        raise ConfigError(f"model is {str(path)!r} and the gguf package is missing; run: pip install 'skipwise[gguf]'")
+        raise ConfigError(
+            f"model is {str(path)!r} and the gguf package is missing; run: pip install 'skipwise[gguf]'",
+            page="missing-extra",
+        )
     return ModelSource(name=str(path.parent), gguf_file=path.name)

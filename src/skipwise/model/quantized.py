@@ -68,7 +68,8 @@ def require_bitsandbytes() -> None:
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ConfigError(
             "setting 'tuning.kind' is 'qlora' and the bitsandbytes package is missing; run: pip install "
-            "'skipwise[qlora]', or train with lora"
+            "'skipwise[qlora]', or train with lora",
+            page="missing-extra",
         )
 
 
@@ -86,12 +87,16 @@ def check_quantizable(source: str | Path, config: PreTrainedConfig) -> None:
     place = locate(source, weights=False)
     without = "give the checkpoint that it was made from, or train with lora"
     if place.gguf_file is not None:
-        raise ConfigError(f"model {str(source)!r} is a GGUF file, and qlora needs unquantized weights: {without}")
+        raise ConfigError(
+            f"model {str(source)!r} is a GGUF file, and qlora needs unquantized weights: {without}",
+            page="quantized-checkpoint",
+        )
     if getattr(config, "quantization_config", None) is not None:
         raise ConfigError(
             f"model {str(source)!r} is already quantized, and qlora needs unquantized weights: train with lora, or "
             'dequantize once, and train NEW: python -c "from skipwise.model import load_model as l, save_model as s; '
-            f"s(*l({str(source)!r}, dtype='auto'), 'NEW')\""
+            f"s(*l({str(source)!r}, dtype='auto'), 'NEW')\"",
+            page="quantized-checkpoint",
         )
     if is_gptj(config):
         raise ConfigError(

@@ -62,7 +62,8 @@ def save_model(
             _add_legacy_keys(model.config, written)
     except OSError as error:
         raise CheckpointError(
-            f"checkpoint folder {str(folder)!r} cannot be written ({error}); choose another"
+            f"checkpoint folder {str(folder)!r} cannot be written ({error}); choose another",
+            page="cannot-write",
         ) from error
 
 
@@ -118,7 +119,9 @@ def save_attention_scale(folder: str | Path, config: PreTrainedConfig, scale: fl
             replace_file(path.with_name(KEPT_CONFIG_FILE), before)
         replace_file(path, _readable(written, key))
     except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{str(path)!r} cannot be read or written ({error}); give a whole checkpoint") from error
+        raise CheckpointError(
+            f"{str(path)!r} cannot be read or written ({error}); give a whole checkpoint", page="cannot-write"
+        ) from error
 
 
 def _readable(written: dict[str, Any], key: str | None) -> str:

@@ -127,7 +127,8 @@ def check_saved(model: PreTrainedModel, folder: str | Path) -> None:
         name, difference = max(wrong.items(), key=lambda item: item[1])
         raise CheckpointError(
             f"{str(folder)!r} does not hold the weights that were trained: {len(wrong)} tensors differ, {name} by "
-            f"{difference:.2g}; check the disk, and save again from the run's last checkpoint with --resume"
+            f"{difference:.2g}; check the disk, and save again from the run's last checkpoint with --resume",
+            page="weights-differ",
         )
 
 

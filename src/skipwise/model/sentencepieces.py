@@ -65,7 +65,8 @@ def read_pieces(file: str | Path) -> Pieces:
     if kind != _BPE:
         raise UnsupportedModelError(
             f"{str(file)!r} is a SentencePiece model of kind {_KINDS.get(kind, kind)}; only BPE can be converted to a "
-            "fast tokenizer: put a tokenizer.json beside it"
+            "fast tokenizer: put a tokenizer.json beside it",
+            page="unsuitable-tokenizer",
         )
     return Pieces(
         pieces=pieces,

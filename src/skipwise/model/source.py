@@ -65,7 +65,8 @@ def _require_hub(name: str) -> None:
     except Exception as error:  # Network errors have the types of the hub's current HTTP library.
         raise CheckpointError(
             f"model is {name!r}; no such folder exists and the hub cannot be reached ({first_line(error)}): check the "
-            "name and the connection, or give a local folder"
+            "name and the connection, or give a local folder",
+            page="not-found",
         ) from error
 
 
@@ -75,7 +76,8 @@ def _check_weights(folder: Path) -> None:
     if (folder / _ADAPTER_WEIGHTS).is_file():
         raise CheckpointError(
             f"model is {str(folder)!r}, an adapter without its base model; give the run that it is from, or the folder "
-            "that skipwise export --to hf writes for that run"
+            "that skipwise export --to hf writes for that run",
+            page="wrong-base",
         )
     pickles = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLE_SUFFIXES)
     if pickles and packed_config(ModelSource(name=str(folder))) is not None:
@@ -83,7 +85,8 @@ def _check_weights(folder: Path) -> None:
     if pickles:
         raise CheckpointError(
             f"model is {str(folder)!r}, whose weights are pickles ({pickles[0]}), which can run any code; "
-            f"{TO_SAFETENSORS}"
+            f"{TO_SAFETENSORS}",
+            page="untrusted-code",
         )
     raise CheckpointError(
         f"model is {str(folder)!r}, which has a config.json but no weights; put the *.safetensors files beside it"
@@ -188,18 +191,20 @@ def _told(error: Exception, source: ModelSource, part: str) -> SkipwiseError:
     if isinstance(error, SafetensorError):
         return CheckpointError(f"{part} of {str(source)!r} is damaged ({said}); copy or download the checkpoint again")
     if isinstance(error, ImportError):
-        return ConfigError(f"{part} of {str(source)!r} needs a package that is missing: {said}")
+        return ConfigError(f"{part} of {str(source)!r} needs a package that is missing: {said}", page="missing-extra")
     if isinstance(error, StrictDataclassError):
         return CheckpointError(
             f"{part} of {str(source)!r} could not be read ({' '.join(whole.split())[:200]}); correct it there"
         )
     if "trust_remote_code" in whole:
         return ConfigError(
-            f"{model} brings its own code, which is not run unless asked; read that code, then set trust_remote_code"
+            f"{model} brings its own code, which is not run unless asked; read that code, then set trust_remote_code",
+            page="untrusted-code",
         )
     if "cannot be loaded with `safetensors`" in whole:
         return CheckpointError(
-            f"{model} has no safetensors weights on the hub, and pickled ones can run any code; {TO_SAFETENSORS}"
+            f"{model} has no safetensors weights on the hub, and pickled ones can run any code; {TO_SAFETENSORS}",
+            page="untrusted-code",
         )
     if refused := _NO_SUCH_ATTENTION.match(said):
         return ConfigError(f"{model}: {refused[0]}; give another attention, such as eager")

@@ -100,7 +100,8 @@ def check_trainable(source: str | Path, config: PreTrainedConfig) -> None:
     if method in _PACKAGES and importlib.util.find_spec(_PACKAGES[method]) is None:
         raise ConfigError(
             f"model {str(source)!r} is stored as {method}, and the package that reads it is missing: pip install "
-            f"{method}"
+            f"{method}",
+            page="missing-extra",
         )
     if stored.is_trainable:
         return
@@ -113,7 +114,9 @@ def check_trainable(source: str | Path, config: PreTrainedConfig) -> None:
             f'unpack its weights once, and train NEW: python -c "{fetch}from skipwise.model import '
             f"unpack_checkpoint as u; u({folder}, 'NEW')\""
         )
-    raise ConfigError(f"model {str(source)!r} is stored as {method}, which cannot be trained: {cure}")
+    raise ConfigError(
+        f"model {str(source)!r} is stored as {method}, which cannot be trained: {cure}", page="quantized-checkpoint"
+    )
 
 
 def ask_for_plain_weights(source: str, config: PreTrainedConfig) -> str | None:
@@ -132,7 +135,8 @@ def ask_for_plain_weights(source: str, config: PreTrainedConfig) -> str | None:
     if method != _BITSANDBYTES and method not in AUTO_QUANTIZATION_CONFIG_MAPPING:
         raise UnsupportedModelError(
             f"model {source!r} is stored as {method}, which the transformers library does not read (it reads "
-            f"{', '.join(sorted(AUTO_QUANTIZATION_CONFIG_MAPPING))}): give the checkpoint that it was made from"
+            f"{', '.join(sorted(AUTO_QUANTIZATION_CONFIG_MAPPING))}): give the checkpoint that it was made from",
+            page="quantized-checkpoint",
         )
     if _dequantizes(method):
         setattr(config, _SETTINGS, {**settings, "dequantize": True})
@@ -174,7 +178,8 @@ def check_nothing_is_packed(source: str, unexpected: Iterable[str]) -> None:
     if scales := sorted(name for name in unexpected if name.endswith(_SCALES)):
         raise CheckpointError(
             f"model {source!r} holds packed weights (scales: {scales[0]} and {len(scales) - 1} more), but its "
-            "config.json has no quantization_config: download the checkpoint again, with its own config"
+            "config.json has no quantization_config: download the checkpoint again, with its own config",
+            page="quantized-checkpoint",
         )
 
 

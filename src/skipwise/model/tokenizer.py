@@ -65,7 +65,8 @@ def load_tokenizer(
     """`read_tokenizer` for a source that is found already. Without a config, token ids are not checked."""
     if not has_tokenizer(place):
         raise CheckpointError(
-            f"model {str(place)!r} has no tokenizer; put its files, such as tokenizer.json, beside config.json"
+            f"model {str(place)!r} has no tokenizer; put its files, such as tokenizer.json, beside config.json",
+            page="unsuitable-tokenizer",
         )
     rows = None if config is None else embedding_rows(config)
     make = partial(_made, place, rows, trust_remote_code)
@@ -106,7 +107,8 @@ def _check_ids(place: ModelSource, tokenizer: PreTrainedTokenizerBase, rows: int
         f"{rows} embeddings, for ids 0 to {rows - 1}: give the model's own tokenizer, or add embeddings and train "
         f'them: python -c "from transformers import AutoModelForCausalLM as M; m = M.from_pretrained({place.name!r}'
         f"{how}); m.resize_token_embeddings({largest + 1}); m.save_pretrained('NEW')\", and copy the tokenizer's files "
-        "to NEW"
+        "to NEW",
+        page="unsuitable-tokenizer",
     )
 
 

@@ -49,7 +49,7 @@ def unpack_checkpoint(source: str | Path, output: str | Path) -> Path:
     """
     source, output = Path(source).expanduser(), Path(output).expanduser()
     if output.exists():
-        raise ConfigError(f"{str(output)!r} exists; name a new folder")
+        raise ConfigError(f"{str(output)!r} exists; name a new folder", page="output-taken")
     try:
         config = json.loads((source / "config.json").read_text(encoding="utf-8"))
         weight = _reader_of(config.pop("quantization_config", None) or {})
@@ -61,7 +61,9 @@ def unpack_checkpoint(source: str | Path, output: str | Path) -> Path:
             dtype = getattr(torch, config.get("dtype") or config.get("torch_dtype") or "float16")
             _write(_plain_tensors(source, weight, dtype), complete)
     except (OSError, SafetensorError, JSONDecodeError) as error:
-        raise CheckpointError(f"{str(source)!r} cannot be read, or {str(output)!r} written: {error}") from error
+        raise CheckpointError(
+            f"{str(source)!r} cannot be read, or {str(output)!r} written: {error}", page="cannot-write"
+        ) from error
     return output
 
 
@@ -72,7 +74,10 @@ def _reader_of(settings: Mapping[str, Any]) -> Callable[[Mapping[str, Tensor]], 
     if method == "gptq":
         is_second = settings.get("checkpoint_format") == "gptq_v2"
         return lambda packed: gptq_weight(packed, zero_offset=0 if is_second else 1)
-    raise ConfigError(f"the checkpoint is stored as {method}; give a checkpoint that is stored as gptq or awq")
+    raise ConfigError(
+        f"the checkpoint is stored as {method}; give a checkpoint that is stored as gptq or awq",
+        page="quantized-checkpoint",
+    )
 
 
 def gptq_weight(packed: Mapping[str, Tensor], *, zero_offset: int) -> Tensor:
@@ -130,7 +135,8 @@ def _plain_tensors(
                 plain = weight(packed)
             except (KeyError, IndexError, RuntimeError, ValueError) as error:
                 raise CheckpointError(
-                    f"layer {stem!r} of {str(source)!r} is packed in an unknown way: {error}"
+                    f"layer {stem!r} of {str(source)!r} is packed in an unknown way: {error}",
+                    page="quantized-checkpoint",
                 ) from error
             yield f"{stem}.weight", plain.to(dtype)
 

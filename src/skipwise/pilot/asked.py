@@ -135,5 +135,6 @@ def _check_target(tree: Mapping[str, Any]) -> None:
     if isinstance(original, int) and target <= original:
         raise ConfigError(
             f"target is {length_label(target)} and the model already handles {length_label(original)}: give a target "
-            "above that"
+            "above that",
+            page="target-not-longer",
         )

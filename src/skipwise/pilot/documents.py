@@ -65,7 +65,7 @@ def look_at_held_out(
     try:
         long = measured_documents(run, window, data.source, tokenizer, min_tokens=window.target, **how).num_documents
     except DataError:
-        raise DataError(_too_short(tokens, window, joins=bool(run.data.join))) from None
+        raise DataError(_too_short(tokens, window, joins=bool(run.data.join)), page="no-long-documents") from None
     documents = [
         Document(name=str(store.names[index]), text=tokenizer.decode(text.tolist(), skip_special_tokens=True))
         for index, text in enumerate(texts)

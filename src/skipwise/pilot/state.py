@@ -69,7 +69,10 @@ def check_folder(path: Path, asked: Mapping[str, Any] | None = None) -> None:
     file = path / STATE_FILE
     if not file.is_file():
         if path.is_dir() and any(path.iterdir()):
-            raise ConfigError(f"folder {str(path)!r} is not empty, and holds no pilot; give another with --output")
+            raise ConfigError(
+                f"folder {str(path)!r} is not empty, and holds no pilot; give another with --output",
+                page="output-taken",
+            )
         return
     try:
         begun = json.loads(file.read_text(encoding="utf-8"))["asked"]
@@ -82,5 +85,6 @@ def check_folder(path: Path, asked: Mapping[str, Any] | None = None) -> None:
             names = {"run": "the run's settings", "seconds": "the time"}
             raise ConfigError(
                 f"the pilot in {str(path)!r} was begun with another setting of {', '.join(names[c] for c in changed)}; "
-                "go on with its own, or begin another with --output"
+                "go on with its own, or begin another with --output",
+                page="run-changed",
             )

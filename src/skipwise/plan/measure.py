@@ -183,7 +183,8 @@ class Measurer:
         raise ConfigError(
             f"a step of one window of {window_tokens} tokens takes {' or '.join(takes)}, and of this "
             f"{self._machine.name} {self._utilisation.memory * self._machine.memory_gib:.1f} GiB may be filled; "
-            "measure with a shorter --window"
+            "measure with a shorter --window",
+            page="out-of-memory",
         )
 
     def _predicted(self, approach: Approach, accumulation: int = 1) -> TrainingEstimate:

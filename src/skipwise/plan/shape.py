@@ -96,7 +96,8 @@ def model_shape(source: str, *, original: int | None = None, trust_remote_code: 
             if "/" in source or source.endswith(".gguf"):
                 raise
             hint = did_you_mean(source, MODEL_CARDS) or "or "
-            raise CheckpointError(f"{error}; {hint}give a built-in card: {', '.join(MODEL_CARDS)}") from error
+            message = f"{error}; {hint}give a built-in card: {', '.join(MODEL_CARDS)}"
+            raise CheckpointError(message, page=error.page) from error
     shape = shape_of(config, name=source, trust_remote_code=trust_remote_code)
     return replace(shape, told_original=original, stored=stored_weights(source, config))
 
@@ -226,7 +227,11 @@ def require_longer(shape: ModelShape, target_tokens: int) -> None:
     if target_tokens <= shape.original_tokens:
         raise ConfigError(
             f"{given} the original window of {shape.name} is {shape.original_tokens}: nothing is to be extended; give "
-            "a larger --target"
+            "a larger --target",
+            page="target-not-longer",
         )
     if target_tokens < maximum:
-        raise ConfigError(f"{given} {shape.name} has been extended to {maximum} already; give a larger --target")
+        raise ConfigError(
+            f"{given} {shape.name} has been extended to {maximum} already; give a larger --target",
+            page="target-not-longer",
+        )

@@ -59,7 +59,9 @@ class EvalResult:
             return cls(**json.loads(line))
         except (ValueError, TypeError) as error:
             names = ", ".join(entry.name for entry in fields(cls))
-            raise DataError(f"evaluation result {line[:80]!r} cannot be read ({error}); a line has {names}") from error
+            raise DataError(
+                f"evaluation result {line[:80]!r} cannot be read ({error}); a line has {names}", page="unusable-results"
+            ) from error
 
 
 class Measurement(NamedTuple):

@@ -32,7 +32,8 @@ class Estimate(NamedTuple):
             upper = "" if self.high is None else f" (95% interval up to {self.high:.4g})"
             raise CheckpointError(
                 f"the mean NLL is {self.value:.4g} nats per token{upper}; above 709 its exponential overflows a float: "
-                "check that the checkpoint is whole and loaded in its own dtype"
+                "check that the checkpoint is whole and loaded in its own dtype",
+                page="not-finite",
             ) from error
 
 

@@ -1,10 +1,11 @@
 """Verdicts of probes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from skipwise.errors import UnsupportedModelError
+from skipwise.pages import page_address
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +27,10 @@ class Verdict:
         """The verdict as one line of text."""
         return f"{self.status}  {self.name:<9}  {self.detail}" + (f"; {self.cure}" if self.cure else "")
 
+    def to_json(self) -> dict[str, Any]:
+        """The fields, and the address of the page about this verdict."""
+        return {**asdict(self), "page": page_address(self.name)}
+
 
 def judge(name: str, good: bool, detail: str, cure: str) -> Verdict:
     """A verdict that passes if `good`; otherwise it fails with the cure."""
@@ -41,7 +46,8 @@ def require_healthy(verdicts: Sequence[Verdict]) -> None:
     failed = [f"{verdict.name}: {verdict.detail}; {verdict.cure}" for verdict in verdicts if verdict.status == "fail"]
     if failed:
         raise UnsupportedModelError(
-            f"preflight failed ({len(failed)} of {len(verdicts)} verdicts): {' | '.join(failed)}"
+            f"preflight failed ({len(failed)} of {len(verdicts)} verdicts): {' | '.join(failed)}",
+            page="preflight-failed",
         )
 
 

@@ -216,7 +216,9 @@ def mean_scores(results: Iterable[EvalResult]) -> list[MeanScore]:
         if is_score(result):
             by_length[result.length_tokens][result.task, result.details.get("kind")] = result
     if not by_length:
-        raise DataError("no record has a retrieval score; measure passkey, needles or RULER tasks first")
+        raise DataError(
+            "no record has a retrieval score; measure passkey, needles or RULER tasks first", page="unusable-results"
+        )
     _require_same_tasks(by_length)
     return [_mean_score(length, list(records.values())) for length, records in sorted(by_length.items())]
 
@@ -284,5 +286,6 @@ def _require_same_tasks(by_length: Mapping[int, Mapping[tuple, EvalResult]]) -> 
         if differing := {name for name, _ in records.keys() ^ by_length[shortest].keys()}:
             raise DataError(
                 f"{', '.join(sorted(differing))} was not measured at both {shortest} and {length} tokens; means over "
-                "different tasks do not compare: measure the same tasks at every length"
+                "different tasks do not compare: measure the same tasks at every length",
+                page="unusable-results",
             )

@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from skipwise.errors import CheckpointError, ConfigError, DataError, PositionError, UnsupportedModelError
+from skipwise.errors import CheckpointError, ConfigError, DataError, PositionError, SkipwiseError, UnsupportedModelError
 from skipwise.records.comparison import COMPARISON_FILE, RECORDS_FILE, Comparison, ExtendedRun, one_line
 from skipwise.records.pilot import PILOT_FILE, Pilot
 from skipwise.records.results import EvalResult
@@ -68,7 +68,7 @@ def read_evidence(
         elif path.is_file() and path.suffix == ".jsonl":
             found = _by_arm(read_records(path), given or path.stem)
         else:
-            raise ConfigError(f"{source!r} is neither a file nor a folder of results; {_FORMS}")
+            raise ConfigError(f"{source!r} is neither a file nor a folder of results; {_FORMS}", page="not-found")
         for name, records in found.items():
             if name != given and (first := found_in.setdefault(name, path)) != path:
                 # They may be of another model that is called the same.
@@ -80,13 +80,17 @@ def read_evidence(
     if len(comparisons) > 1:
         raise ConfigError(f"{len(comparisons)} comparisons were given; a report is of one, so write one for each")
     if not comparisons and not by_arm:
-        raise DataError(f"{', '.join(map(repr, sources))} has no results; `skipwise eval --out` writes them")
+        raise DataError(
+            f"{', '.join(map(repr, sources))} has no results; `skipwise eval --out` writes them",
+            page="unusable-results",
+        )
     arms = [arm for name, records in by_arm.items() if records for arm in _by_step(name, records)]
     windows: list[tuple[int, int | None]] = [(made.window.original, made.window.target) for made in comparisons or runs]
     windows += _windows_of_models(arms)
     if original_tokens is None and not windows:
         raise ConfigError(
-            "nothing here tells the base model's original window; give it as --original TOKENS, such as --original 4k"
+            "nothing here tells the base model's original window; give it as --original TOKENS, such as --original 4k",
+            page="unclear-config",
         )
     return Evidence(
         arms=arms,
@@ -118,7 +122,8 @@ def read_comparison(folder: Path) -> Comparison:
     value = _without_nulls(_json(_text(path), repr(str(path))))
     if not isinstance(value, dict) or value.get("kind") != "comparison":
         raise DataError(
-            f"{str(path)!r} is not a comparison: its kind must be 'comparison'; `skipwise compare` writes it"
+            f"{str(path)!r} is not a comparison: its kind must be 'comparison'; `skipwise compare` writes it",
+            page="unusable-results",
         )
     return _valid(_COMPARISON, value, repr(str(path)))
 
@@ -153,7 +158,7 @@ def read_outputs(path: Path) -> list[Output]:
     found: dict[tuple[str, int], Output] = {}
     for where, value in _json_lines(path):
         if not isinstance(value, dict) or not isinstance(task := value.get("task"), str):
-            raise DataError(f"{where} is not a sample; `skipwise eval --samples` writes them")
+            raise DataError(f"{where} is not a sample; `skipwise eval --samples` writes them", page="unusable-results")
         output, length = value.get("output"), value.get("length_tokens")
         if isinstance(output, str) and isinstance(length, int):
             expected = value.get("references", value.get("answer", ""))
@@ -161,7 +166,9 @@ def read_outputs(path: Path) -> list[Output]:
             cut = {"output": output[:MOST_OUTPUT_LETTERS], "expected": text[:MOST_OUTPUT_LETTERS]}
             found.setdefault((task, length), Output(task=one_line(task), length_tokens=length, **cut))
     if not found:
-        raise DataError(f"{str(path)!r} has no sample with an output; perplexities, for one, leave none")
+        raise DataError(
+            f"{str(path)!r} has no sample with an output; perplexities, for one, leave none", page="unusable-results"
+        )
     return list(found.values())[:MOST_OUTPUTS]
 
 
@@ -217,20 +224,20 @@ def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
             yield where, _json(line, where)
 
 
-def _text(path: Path, kind: type[Exception] = DataError) -> str:
+def _text(path: Path, kind: type[SkipwiseError] = DataError) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         # Only the reason: the text of an OSError repeats the path.
         reason = error.strerror if isinstance(error, OSError) else error
-        raise kind(f"{str(path)!r} cannot be read ({reason}); {_FORMS}") from error
+        raise kind(f"{str(path)!r} cannot be read ({reason}); {_FORMS}", page="unusable-results") from error
 
 
-def _json(text: str, where: str, kind: type[Exception] = DataError) -> Any:
+def _json(text: str, where: str, kind: type[SkipwiseError] = DataError) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise kind(f"{where} is not valid JSON ({error}); correct or remove it") from error
+        raise kind(f"{where} is not valid JSON ({error}); correct or remove it", page="unusable-results") from error
 
 
 def _without_nulls(value: Any) -> Any:
@@ -240,13 +247,16 @@ def _without_nulls(value: Any) -> Any:
     return [_without_nulls(entry) for entry in value] if isinstance(value, list) else value
 
 
-def _valid(adapter: TypeAdapter[Any], value: Any, where: str, kind: type[Exception] = DataError) -> Any:
+def _valid(adapter: TypeAdapter[Any], value: Any, where: str, kind: type[SkipwiseError] = DataError) -> Any:
     """The validated value; otherwise an error with the place and kind of the first fault."""
     try:
         return adapter.validate_python(value)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise kind(f"{where}{f', {place}' if place else ''}: {first['msg'].lower()}; correct or remove it") from error
+        raise kind(
+            f"{where}{f', {place}' if place else ''}: {first['msg'].lower()}; correct or remove it",
+            page="unusable-results",
+        ) from error
     except PositionError as error:
-        raise kind(f"{where}: {error}") from error
+        raise kind(f"{where}: {error}", page="unusable-results") from error

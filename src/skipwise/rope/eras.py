@@ -261,13 +261,19 @@ def head_dim(text: Mapping[str, Any]) -> int:
         return int(wider)
     layers, by_index = text.get("layer_types") or (), text.get("per_layer_config") or {}
     if not isinstance(by_index, Mapping) or not all(isinstance(layer, Mapping) for layer in by_index.values()):
-        raise ConfigError(f"config's per_layer_config is {by_index!r}; give a dict of settings by layer: correct it")
+        raise ConfigError(
+            f"config's per_layer_config is {by_index!r}; give a dict of settings by layer: correct it",
+            page="unclear-config",
+        )
     for index, layer in by_index.items():
         name = layers[int(index)] if str(index).isdecimal() and int(index) < len(layers) else index
         if name == GLOBAL_LAYERS and layer.get("head_dim"):
             return int(layer["head_dim"])
     if not text.get("head_dim") and not (text.get("hidden_size") and text.get("num_attention_heads")):
-        raise ConfigError("config has no head_dim, nor hidden_size with num_attention_heads; give the whole config")
+        raise ConfigError(
+            "config has no head_dim, nor hidden_size with num_attention_heads; give the whole config",
+            page="unclear-config",
+        )
     return int(text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"])
 
 
@@ -318,7 +324,8 @@ def _theta(text: Mapping[str, Any], parameters: Mapping[str, Any]) -> float:
         return _THETA_LEFT_OUT[model_type]
     raise ConfigError(
         f"config of model type {model_type!r} has no rope_theta, and readers would fall back to a base that the model "
-        "may not have been trained with; add the base model's rope_theta (one without rotary positions has none)"
+        "may not have been trained with; add the base model's rope_theta (one without rotary positions has none)",
+        page="unclear-config",
     )
 
 

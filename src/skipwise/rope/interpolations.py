@@ -48,7 +48,8 @@ def _check_all_pairs_turn(kind: str, spec: RopeSpec) -> None:
     if spec.span != spec.rotary_dim:
         raise ConfigError(
             f"interpolation is {kind!r}, but rope type proportional in transformers takes only none, linear, ntk; "
-            "choose one of these"
+            "choose one of these",
+            page="engine-cannot-compute",
         )
 
 

@@ -186,7 +186,8 @@ def _kind(model_type: str, parameters: Mapping[str, Any]) -> str:
     if absent:
         raise ConfigError(
             f"config's rope type is {rope_type!r} and its entry has no {' and no '.join(absent)}, which "
-            "transformers requires; add the value that the model was trained with"
+            "transformers requires; add the value that the model was trained with",
+            page="unclear-config",
         )
     return "none" if kind == "linear" and parameters["factor"] == 1 else kind
 
@@ -246,5 +247,8 @@ def _ambiguity(
 def _whole_tokens(text: Mapping[str, Any], name: str) -> int:
     value = text.get(name)
     if not isinstance(value, int | float) or value != int(value) or value < 2:
-        raise ConfigError(f"config's {name} is {value!r}; it must be a whole number of tokens, 2 or more: correct it")
+        raise ConfigError(
+            f"config's {name} is {value!r}; it must be a whole number of tokens, 2 or more: correct it",
+            page="unclear-config",
+        )
     return int(value)

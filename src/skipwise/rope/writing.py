@@ -67,12 +67,14 @@ def with_original(config: Mapping[str, Any], original: int) -> dict[str, Any]:
     if is_told:
         raise ConfigError(
             f"original is {original} tokens, but the model's config computes with {state.original}; leave original "
-            "out, or correct the config"
+            "out, or correct the config",
+            page="unclear-config",
         )
     if not 2 <= original <= state.maximum:
         raise ConfigError(
             f"original is {original} tokens, but the model's config has a maximum of {state.maximum}; give the window "
-            "that it was pre-trained for, from 2 to this maximum"
+            "that it was pre-trained for, from 2 to this maximum",
+            page="unclear-config",
         )
     recorded = dict(text) | {eras.ORIGINAL: original, "original_rope_theta": state.theta}
     return eras.with_text_part(config, recorded)
@@ -115,7 +117,8 @@ def write_rope(config: Mapping[str, Any], interpolation: Interpolation, window: 
         raise ConfigError(
             f"interpolation is {interpolation.kind!r}, but the model is scaled by {state.kind!r} already, from "
             f"{state.original} to {state.maximum} tokens; choose kind: {state.kind}, as skipwise plan --write-config "
-            "writes it, or start from the base model"
+            "writes it, or start from the base model",
+            page="already-scaled",
         )
     _check_model_takes(text, interpolation, state, by_layer=by_layer is not None)
     parameters = interpolation.parameters(state.spec, window)
@@ -181,7 +184,8 @@ def check_carries_factor(kind: str) -> None:
     if kind not in ATTENTION_FACTOR_KINDS:
         raise ConfigError(
             f"interpolation is {kind!r}, whose entry in a config has no place for an attention factor, so none can be "
-            f"calibrated; these carry it: {', '.join(ATTENTION_FACTOR_KINDS)}"
+            f"calibrated; these carry it: {', '.join(ATTENTION_FACTOR_KINDS)}",
+            page="engine-cannot-compute",
         )
 
 
@@ -195,26 +199,30 @@ def _check_model_takes(
     if interpolation.kind in INTERPOLATIONS and interpolation.kind not in allowed:
         raise ConfigError(
             f"interpolation is {interpolation.kind!r}, but {what} in transformers takes only "
-            f"{', '.join(allowed)}; choose one of these"
+            f"{', '.join(allowed)}; choose one of these",
+            page="engine-cannot-compute",
         )
     if by_layer and isinstance(interpolation, YaRN) and not interpolation.truncate:
         raise ConfigError(
             "yarn truncate is False, which transformers does not read in models that keep parameters for each layer "
-            "type; leave it at True"
+            "type; leave it at True",
+            page="engine-cannot-compute",
         )
 
 
 def _check_lengths(state: RopeState, interpolation: Interpolation, window: Window) -> None:
     if state.ambiguity and (state.scaled or interpolation.kind != "none"):
-        raise ConfigError(state.ambiguity)
+        raise ConfigError(state.ambiguity, page="unclear-config")
     if window.original != state.original:
         raise ConfigError(
             f"window.original is {window.original} tokens, but by its config the base model was pre-trained for "
-            f"{state.original}; set the original window to {state.original}"
+            f"{state.original}; set the original window to {state.original}",
+            page="unclear-config",
         )
     if window.target < state.maximum:
         raise ConfigError(
-            f"target is {window.target} tokens, but the model handles {state.maximum} already; choose a longer target"
+            f"target is {window.target} tokens, but the model handles {state.maximum} already; choose a longer target",
+            page="target-not-longer",
         )
 
 
@@ -227,20 +235,23 @@ def _check_continues(
             if (recorded := state.parameters.get(name)) != getattr(interpolation, name):
                 raise ConfigError(
                     f"yarn {name} is {getattr(interpolation, name)}, but the model is scaled with {recorded}; give "
-                    f"yarn the field {name}: {recorded}"
+                    f"yarn the field {name}: {recorded}",
+                    page="already-scaled",
                 )
     if isinstance(interpolation, LongRoPE) and interpolation.long_factor is None and state.was_searched:
         raise ConfigError(
             "longrope long_factor is left out, but the model has divisors that were searched for it; give longrope "
             "long_factor and short_factor lists for the new target, such as those that skipwise plan --write-config "
-            "makes of the model's own"
+            "makes of the model's own",
+            page="already-scaled",
         )
     if isinstance(interpolation, Linear | Llama3 | YaRN):
         _check_factor_grows(state, interpolation, window, parameters["factor"])
     if parameters["rope_theta"] < state.parameters["rope_theta"] * (1 - 1e-9):
         raise ConfigError(
             f"{state.kind} would lower the base from {state.parameters['rope_theta']:g} to "
-            f"{parameters['rope_theta']:g}; give ntk a theta above the present one"
+            f"{parameters['rope_theta']:g}; give ntk a theta above the present one",
+            page="already-scaled",
         )
 
 
@@ -251,10 +262,12 @@ def _check_factor_grows(state: RopeState, interpolation: Linear | Llama3 | YaRN,
         continued = state.factor * window.target / state.maximum
         raise ConfigError(
             f"model is scaled by {state.factor:g} for {nominal:g} times its original window, so target / original does "
-            f"not continue it; give {state.kind} factor: {continued:g} to keep the ratio"
+            f"not continue it; give {state.kind} factor: {continued:g} to keep the ratio",
+            page="already-scaled",
         )
     if factor < state.factor * (1 - 1e-6):
         raise ConfigError(
             f"factor would be {factor:g}, but the model is scaled by {state.factor:g} already; choose a target of "
-            f"at least {math.ceil(state.factor * state.original)} tokens"
+            f"at least {math.ceil(state.factor * state.original)} tokens",
+            page="target-not-longer",
         )

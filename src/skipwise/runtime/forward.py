@@ -42,7 +42,8 @@ def check_length(config: PreTrainedConfig, num_tokens: int, *, allow_beyond: boo
     if num_tokens > window and not allow_beyond:
         raise ConfigError(
             f"length is {num_tokens} tokens and the model's window is {window}; give at most that, or measure beyond "
-            "it on purpose with allow_beyond (--allow-beyond)"
+            "it on purpose with allow_beyond (--allow-beyond)",
+            page="length-does-not-fit",
         )
 
 
@@ -153,7 +154,8 @@ def _check_scored(nlls: Tensor, token_ids: Tensor, first: int, where: Where) -> 
         row, column = (~nlls.isfinite()).nonzero()[0].tolist()
         raise CheckpointError(
             f"{_names(where, len(nlls))[row]}: token {token_ids[row, column]} at position {first + column} has "
-            f"probability 0, so its NLL is infinite; {CURE}"
+            f"probability 0, so its NLL is infinite; {CURE}",
+            page="not-finite",
         )
 
 

@@ -189,7 +189,9 @@ class Session:
             row, column = (~largest.isfinite()).nonzero()[0].tolist()
             kind = "NaN" if largest[row, column].isnan() else "infinite"
             position = first + column - (0 if self._padding is None else int(self._padding[row]))
-            raise CheckpointError(f"{self._names[row]}: logits are {kind} at position {position}; {CURE}")
+            raise CheckpointError(
+                f"{self._names[row]}: logits are {kind} at position {position}; {CURE}", page="not-finite"
+            )
 
 
 @contextmanager

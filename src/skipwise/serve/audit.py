@@ -114,7 +114,8 @@ class AuditLog:
                 self._append(path, "\n" if _is_torn(path) else "")
             except OSError as error:
                 raise ConfigError(
-                    f"the audit log {str(path)!r} cannot be written ({error.strerror}); give another --audit FILE"
+                    f"the audit log {str(path)!r} cannot be written ({error.strerror}); give another --audit FILE",
+                    page="cannot-write",
                 ) from error
 
     def write(self, record: AuditRecord) -> None:
@@ -163,7 +164,9 @@ def read_log(path: Path) -> Iterator[AuditRecord | Damage]:
                     break
                 yield "torn" if line is None or not line.endswith(b"\n") else "broken"
     except OSError as error:
-        raise ConfigError(f"the audit log {str(path)!r} cannot be read ({error.strerror}); give another") from error
+        raise ConfigError(
+            f"the audit log {str(path)!r} cannot be read ({error.strerror}); give another", page="not-found"
+        ) from error
     if broken and not records:
         raise ConfigError(f"{str(path)!r} is not an audit log; give a file that 'skipwise serve --audit FILE' has left")
 

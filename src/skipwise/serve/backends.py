@@ -43,7 +43,8 @@ class Prompts:
     def __init__(self, tokenizer: Any, chat_template: str | None = None) -> None:
         if getattr(tokenizer, "backend_tokenizer", None) is None:
             raise UnsupportedModelError(
-                f"the tokenizer is a {type(tokenizer).__name__}, with no fast form; give the model a tokenizer.json"
+                f"the tokenizer is a {type(tokenizer).__name__}, with no fast form; give the model a tokenizer.json",
+                page="unsuitable-tokenizer",
             )
         self._encoder = TextEncoder(tokenizer, chat_template=chat_template)
         self.has_template = self._encoder.has_template

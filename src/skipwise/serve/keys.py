@@ -103,21 +103,29 @@ def read_keys(path: Path) -> KeyFile:
     except FileNotFoundError:
         return KeyFile()
     except OSError as error:
-        raise ConfigError(f"the key file {str(path)!r} cannot be read ({error.strerror}); give another") from error
+        raise ConfigError(
+            f"the key file {str(path)!r} cannot be read ({error.strerror}); give another", page="server-start"
+        ) from error
     if mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise ConfigError(
             f"the key file {str(path)!r} has mode {mode:03o}, so others could add keys to it; chmod 600 it, and check "
-            "its keys with 'skipwise keys list'"
+            "its keys with 'skipwise keys list'",
+            page="server-start",
         )
     try:
         content = KeyFile.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or "the file"
-        raise ConfigError(f"the key file {str(path)!r} is damaged: {where}: {first['msg']}; restore it") from error
+        raise ConfigError(
+            f"the key file {str(path)!r} is damaged: {where}: {first['msg']}; restore it", page="server-start"
+        ) from error
     for key in content.keys:
         if key.role not in content.roles:
-            raise ConfigError(f"the key file {str(path)!r} is damaged: key {key.id} has the unknown role {key.role!r}")
+            raise ConfigError(
+                f"the key file {str(path)!r} is damaged: key {key.id} has the unknown role {key.role!r}",
+                page="server-start",
+            )
     return content
 
 

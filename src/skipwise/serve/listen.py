@@ -63,10 +63,14 @@ class Address:
         if not self.is_loopback and not keyring:
             raise ConfigError(
                 f"--host is {self.host!r}, which other machines can reach, and there is no valid API key; make one "
-                "with 'skipwise keys create NAME' and give --keys FILE, or listen on 127.0.0.1"
+                "with 'skipwise keys create NAME' and give --keys FILE, or listen on 127.0.0.1",
+                page="server-start",
             )
         if (self.certificate is None) != (self.private_key is None):
-            raise ConfigError("TLS takes both --tls-cert FILE and --tls-key FILE; one was given: give both or neither")
+            raise ConfigError(
+                "TLS takes both --tls-cert FILE and --tls-key FILE; one was given: give both or neither",
+                page="server-start",
+            )
         if self.certificate is not None and self.private_key is not None:
             try:
                 ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
@@ -75,7 +79,8 @@ class Address:
             except (OSError, ssl.SSLError) as error:
                 raise ConfigError(
                     f"TLS with {str(self.certificate)!r} and {str(self.private_key)!r} cannot be used ({error}); give "
-                    "a certificate and its own key in PEM form"
+                    "a certificate and its own key in PEM form",
+                    page="server-start",
                 ) from error
 
     def bind(self) -> socket.socket:
@@ -96,7 +101,10 @@ class Address:
     def taken(self, error: Exception) -> ConfigError:
         """The error of an address where the server cannot listen."""
         reason = getattr(error, "strerror", None) or error
-        return ConfigError(f"cannot listen on {self.host} port {self.port} ({reason}); give another --host or --port")
+        return ConfigError(
+            f"cannot listen on {self.host} port {self.port} ({reason}); give another --host or --port",
+            page="server-start",
+        )
 
     def url(self, bound: socket.socket) -> str:
         """URL of the server that listens on a socket."""
@@ -247,5 +255,6 @@ class Server(uvicorn.Server):
 def _no_password() -> str:
     """A server has nobody to ask."""
     raise ConfigError(
-        "the private key of --tls-key is encrypted; give one without a passphrase, which its owner alone can read"
+        "the private key of --tls-key is encrypted; give one without a passphrase, which its owner alone can read",
+        page="server-start",
     )

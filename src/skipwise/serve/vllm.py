@@ -140,7 +140,9 @@ class Vllm(Backend):
         """The mode of a request."""
         total, settings = request.total_tokens, self._settings
         if total > settings.target:
-            raise ConfigError(f"the request comes to {total} tokens; {settings.target} is the most")
+            raise ConfigError(
+                f"the request comes to {total} tokens; {settings.target} is the most", page="length-does-not-fit"
+            )
         return request.mode or ("short" if total <= settings.original_window else "long")
 
     async def start(self) -> None:
@@ -173,7 +175,8 @@ class Vllm(Backend):
             await self.stop()
             program = self._settings.program[0]
             raise ConfigError(
-                f"{program!r} is not installed here; install vLLM, or serve with --engine embedded"
+                f"{program!r} is not installed here; install vLLM, or serve with --engine embedded",
+                page="missing-extra",
             ) from error
         except BaseException:
             await self.stop()
@@ -186,12 +189,15 @@ class Vllm(Backend):
             if process.returncode is not None:
                 raise ConfigError(
                     f"vLLM's server of the {mode} mode ended with code {process.returncode} before it answered; its "
-                    "output above says why"
+                    "output above says why",
+                    page="server-start",
                 )
             if await self._answers(mode):
                 return
             if time.monotonic() >= end:
-                raise ConfigError(f"vLLM's server of the {mode} mode did not answer in {seconds:g} seconds")
+                raise ConfigError(
+                    f"vLLM's server of the {mode} mode did not answer in {seconds:g} seconds", page="server-start"
+                )
             await asyncio.sleep(0.2)
 
     async def _answers(self, mode: Mode) -> bool:
@@ -307,7 +313,9 @@ def find_program() -> str:
     beside = Path(sys.executable).with_name("vllm")
     found = shutil.which("vllm") or (str(beside) if beside.exists() else None)
     if found is None:
-        raise ConfigError("there is no command 'vllm' here; install vLLM, or serve with --engine embedded")
+        raise ConfigError(
+            "there is no command 'vllm' here; install vLLM, or serve with --engine embedded", page="missing-extra"
+        )
     return found
 
 

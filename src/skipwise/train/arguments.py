@@ -131,7 +131,8 @@ def training_arguments(config: RunConfig) -> TrainingArguments:
         if settings.get("bf16") and not settings.get("use_cpu") and not torch.accelerator.is_available():
             raise ConfigError(
                 "setting 'training.bf16' is true, and there is no accelerator here to compute in it: leave it out, "
-                "or add training.use_cpu: true to do so on the CPU"
+                "or add training.use_cpu: true to do so on the CPU",
+                page="parallel-run",
             ) from error
         raise ConfigError(f"settings under 'training' cannot be used: {' '.join(str(error).split())}") from error
     check_sharding(config, arguments)

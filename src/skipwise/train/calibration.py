@@ -108,7 +108,9 @@ def write_calibration(folder: Path, config: Any, found: Calibration, *, output: 
                 save_attention_scale(copy, config, found.scale)
             _record(copy, found)
     except OSError as error:
-        raise CheckpointError(f"{str(output)!r} cannot be written ({error}); choose another folder") from error
+        raise CheckpointError(
+            f"{str(output)!r} cannot be written ({error}); choose another folder", page="cannot-write"
+        ) from error
     return output
 
 
@@ -129,6 +131,7 @@ def _record(folder: Path, found: Calibration) -> None:
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"the config has the factor, but the record of the choice in {str(folder)!r} cannot be written ({error}); "
-            "mend that and calibrate with --again"
+            "mend that and calibrate with --again",
+            page="cannot-write",
         ) from error
     state_attention_factor(folder, found.line)

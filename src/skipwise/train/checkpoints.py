@@ -66,7 +66,8 @@ def load_checkpoint(checkpoint: RunCheckpoint, run_folder: Path, **how: Any) -> 
     config = Run.open(run_folder).config()
     if config is None:
         raise CheckpointError(
-            f"{checkpoint.folder.name} is a LoRA adapter, and no run.yaml beside it names its base model"
+            f"{checkpoint.folder.name} is a LoRA adapter, and no run.yaml beside it names its base model",
+            page="wrong-base",
         )
     base = read_config(config.model, original=config.original, trust_remote_code=how.get("trust_remote_code", False))
     window = config.resolve_window(original_window(base))
@@ -88,6 +89,7 @@ def load_checkpoint(checkpoint: RunCheckpoint, run_folder: Path, **how: Any) -> 
             model = merged(load_additions(loaded.model, checkpoint.folder))
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(
-            f"adapter {str(checkpoint.folder)!r} does not fit {config.model!r}: {first_line(error)}"
+            f"adapter {str(checkpoint.folder)!r} does not fit {config.model!r}: {first_line(error)}",
+            page="wrong-base",
         ) from error
     return LoadedModel(model.eval(), loaded.tokenizer)

@@ -57,24 +57,28 @@ def check_context(
     if processes % size:
         some = "1 process makes" if processes == 1 else f"{processes} processes make"
         raise ConfigError(
-            f"{given}, and {some} no whole groups of as many: give --launch ddp --nproc {size}, or a multiple"
+            f"{given}, and {some} no whole groups of as many: give --launch ddp --nproc {size}, or a multiple",
+            page="parallel-run",
         )
     for tokens in (window.train for window in windows):
         if tokens % (2 * size):
             raise ConfigError(
                 f"{given}, and a window of {tokens} tokens does not divide into two pieces for each of {size} "
-                f"processes: give one of {tokens - tokens % (2 * size) or 2 * size}, or another multiple of {2 * size}"
+                f"processes: give one of {tokens - tokens % (2 * size) or 2 * size}, or another multiple of {2 * size}",
+                page="parallel-run",
             )
     if config.attention not in (None, SDPA):
         raise ConfigError(
             f"{given}, and 'attention' is {config.attention!r}; parts of a window attend to one another by "
-            f"--set attention={SDPA} alone"
+            f"--set attention={SDPA} alone",
+            page="parallel-run",
         )
     span, longest = local_span(base.get_text_config(decoder=True)), max(window.train for window in windows)
     if span is not None and span < longest:
         raise ConfigError(
             f"{given}, and layers of this model attend to {span} tokens alone, where windows have {longest}; PyTorch's "
-            "context parallelism knows full attention only: leave it out"
+            "context parallelism knows full attention only: leave it out",
+            page="parallel-run",
         )
 
 

@@ -114,7 +114,8 @@ def whole_or_not_at_all(run_folder: Path, step: int) -> Iterator[Path]:
         reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(
             f"the checkpoint of step {step} cannot be written to {str(run_folder)!r}: {reason}. Make room or mend the "
-            f"disk; {kept}"
+            f"disk; {kept}",
+            page="cannot-write",
         ) from error
 
 

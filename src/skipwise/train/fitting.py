@@ -24,6 +24,8 @@ class TooMuchAtATimeError(CheckpointError):
         less: what to go on with, for `RunFolder.remember`.
     """
 
+    page = "out-of-memory"
+
     def __init__(self, message: str, less: Mapping[str, int]) -> None:
         self.less = less
         super().__init__(message)
@@ -59,12 +61,14 @@ def fewer_at_a_time(trainer: "SkipwiseTrainer", first_step: int) -> Iterator[Non
         raise CheckpointError(
             f"there is no memory for step {step} ({words}), and for those before there was: where `growth` makes "
             "windows wider, give it less, split windows by parallel.context, or the model by --launch fsdp2; where "
-            "others took it, go on by --resume"
+            "others took it, go on by --resume",
+            page="out-of-memory",
         )
     if tried == 1:
         raise CheckpointError(
             f"there is no memory for a single window ({words}); train on a shorter window, with --tuning lora, in "
-            "bfloat16, split it by parallel.context, or the model by --launch fsdp2; `skipwise plan` tells what fits"
+            "bfloat16, split it by parallel.context, or the model by --launch fsdp2; `skipwise plan` tells what fits",
+            page="out-of-memory",
         )
     raise _too_many(tried, arguments.gradient_accumulation_steps, arguments.world_size, trainer.num_groups)
 

@@ -96,7 +96,9 @@ class RunFolder:
         if taken:
             run = self.run.is_begun
             cure = "; go on with --resume, or give" if run else ", and holds no run to go on with; give"
-            raise ConfigError(f"output folder {str(self.path)!r} is not empty{cure} another with --output")
+            raise ConfigError(
+                f"output folder {str(self.path)!r} is not empty{cure} another with --output", page="output-taken"
+            )
 
     def checkpoint(self, config: RunConfig) -> Path | None:
         """Takes the folder of a run that is resumed; its newest sound checkpoint, or None if there is none.
@@ -116,7 +118,8 @@ class RunFolder:
         if changed:
             raise ConfigError(
                 f"the run in {str(self.path)!r} was begun with other settings of {', '.join(changed)}; "
-                "resume it with its own, or begin another with --output"
+                "resume it with its own, or begin another with --output",
+                page="run-changed",
             )
         if self.run.is_finished:
             raise ConfigError(f"the run in {str(self.path)!r} is finished; begin another with --output")
@@ -178,14 +181,16 @@ class RunFolder:
         if changed := [name for name, value in now.items() if begun.get(name) != value]:
             raise ConfigError(
                 f"the run in {str(self.path)!r} was begun with another {' and '.join(changed)}; "
-                "bring that back, or begin another with --output"
+                "bring that back, or begin another with --output",
+                page="run-changed",
             )
         # Runs of earlier versions do not say.
         if (before := begun.get("windows", windows)) != windows:
             raise ConfigError(
                 f"the run in {str(self.path)!r} was begun with {before} windows a step and would go on with "
                 f"{windows}: choose training.gradient_accumulation_steps, or per_device_train_batch_size, so that "
-                f"over {_processes().num_processes} processes they are {before} again"
+                f"over {_processes().num_processes} processes they are {before} again",
+                page="run-changed",
             )
 
     def _claim(self) -> None:
@@ -200,7 +205,8 @@ class RunFolder:
         except Timeout as error:
             raise ConfigError(
                 f"another run is writing into {str(self.path)!r}: wait until it has ended, or give another folder with "
-                "--output"
+                "--output",
+                page="output-taken",
             ) from error
         except OSError as error:
             raise self._cannot_write(error.strerror) from error
@@ -217,7 +223,7 @@ class RunFolder:
             raise self._cannot_write(error.strerror) from error
 
     def _cannot_write(self, reason: str | None) -> CheckpointError:
-        return CheckpointError(f"output folder {str(self.path)!r} cannot be written: {reason}")
+        return CheckpointError(f"output folder {str(self.path)!r} cannot be written: {reason}", page="cannot-write")
 
 
 def log_file(folder: Path) -> Path | None:

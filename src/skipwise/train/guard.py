@@ -72,7 +72,9 @@ class BadItems:
         try:
             replace_file(self.path, text + "\n")
         except OSError as error:
-            raise CheckpointError(f"{str(self.path)!r} cannot be written: {error.strerror}") from error
+            raise CheckpointError(
+                f"{str(self.path)!r} cannot be written: {error.strerror}", page="cannot-write"
+            ) from error
 
 
 class StepGuard(TrainerCallback):
@@ -159,7 +161,8 @@ class StepGuard(TrainerCallback):
         raise CheckpointError(
             f"{told}{others}, {learnt}: their items are in {where}; continue from the last checkpoint without them by "
             "--resume --skip-bad-items, or begin again with another --output and a lower training.learning_rate, in "
-            "float32 or bfloat16"
+            "float32 or bfloat16",
+            page="loss-exploded",
         )
 
     def _items_to_blame(self, highest: float, args: Any) -> list[dict[str, Any]]:

@@ -28,7 +28,8 @@ def use_ring_on_cpu() -> None:
     except (ImportError, AttributeError) as error:
         raise ConfigError(
             f"setting 'parallel.context' needs torch 2.13's ring attention on a CPU, and this is {torch.__version__}, "
-            "whose ring is for accelerators: train on one, or install torch==2.13.0"
+            "whose ring is for accelerators: train on one, or install torch==2.13.0",
+            page="parallel-run",
         ) from error
 
     def go_round(kernel: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:

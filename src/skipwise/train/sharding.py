@@ -27,12 +27,14 @@ def check_sharding(config: RunConfig, arguments: "transformers.TrainingArguments
     if arguments.fsdp and arguments.device.type == "cpu":
         raise ConfigError(
             "setting 'training.fsdp' splits the model over accelerators, and this run computes on the CPU, where it "
-            "would stay whole in each process: leave it out"
+            "would stay whole in each process: leave it out",
+            page="parallel-run",
         )
     if config.calibrate and is_sharded(arguments):
         raise ConfigError(
             "setting 'calibrate' reads long documents with the whole model, and this run splits it over processes: "
-            "leave it out, and call `skipwise calibrate` on what the run leaves"
+            "leave it out, and call `skipwise calibrate` on what the run leaves",
+            page="parallel-run",
         )
 
 

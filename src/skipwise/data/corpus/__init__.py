@@ -60,15 +60,15 @@ def look_at(data: DataConfig) -> list[Sources]:
     Raises:
         DataError: something cannot be read and is not to be skipped, or nothing is left.
     """
-    looked, wrong = list[Sources](), list[str]()
+    looked, wrong = list[Sources](), list[DataError]()
     for own in data.entries():
         try:
             how = {"field": own.field, "skip_unreadable": own.skip_unreadable, "format": own.format}
             looked.append(look_through(own.source, **how))
         except DataError as error:
-            wrong.append(str(error))
+            wrong.append(error)
     if wrong:
-        raise DataError("; ".join(wrong))
+        raise DataError("; ".join(map(str, wrong)), page=wrong[0].page)
     return looked
 
 
@@ -109,14 +109,15 @@ def open_stored(
     if not data.mixture:
         return store_corpus(data, tokenizer, sources[0], progress=progress)
     names = [entry.name for entry in data.mixture if entry.source is not None]
-    parts, wrong = list[StoredCorpus](), list[str]()
+    parts, wrong = list[StoredCorpus](), dict[str, DataError]()
     for name, own, looked in zip(names, data.entries(), sources, strict=True):
         try:
             parts.append(replace(store_corpus(own, tokenizer, looked, progress=progress), name=name))
         except DataError as error:
-            wrong.append(f"{name}: {error}")
+            wrong[name] = error
     if wrong:
-        raise DataError("; ".join(wrong))
+        message = "; ".join(f"{name}: {error}" for name, error in wrong.items())
+        raise DataError(message, page=next(iter(wrong.values())).page)
     return MixedCorpus(data=data, tokenizer=tokenizer, parts=tuple(parts))
 
 
@@ -157,7 +158,10 @@ def store_corpus(
     looked = sources or look_at(data)[0]
     encoder = (ConversationEncoder if looked.are_conversations else Encoder)(tokenizer, data.control_tokens)
     if data.join and encoder.separator_id is None and not encoder.has_turns:
-        raise DataError("join is on, but the tokenizer has no end or begin token as a separator; set one or join=False")
+        raise DataError(
+            "join is on, but the tokenizer has no end or begin token as a separator; set one or join=False",
+            page="unsuitable-tokenizer",
+        )
     root = Path(cache_dir).expanduser() if cache_dir else cache_folder()
     folder = root / _key(looked.reading, encoder, looked.identities)
     if not is_sound(folder):
@@ -176,7 +180,8 @@ def store_corpus(
         except OSError as error:
             raise DataError(
                 f"tokens cannot be written to {str(root)!r}: {error.strerror or error}. Free some space, "
-                "or set SKIPWISE_CACHE to a folder on another disk; completed parts are kept"
+                "or set SKIPWISE_CACHE to a folder on another disk; completed parts are kept",
+                page="cannot-write",
             ) from error
     return StoredCorpus(data=data, sources=looked, tokenizer=tokenizer, folder=folder)
 

@@ -270,7 +270,9 @@ def _tokenize(folder: Path, part: CorpusPart, how: Tokenization, bar: _Progress)
             writer.pass_over(left_out)
             writer.finish(**how.closing)
         if [found.identity() for found in part.sources] != part.identity:
-            raise DataError("documents changed while being read; start again when they are complete")
+            raise DataError(
+                "documents changed while being read; start again when they are complete", page="changed-files"
+            )
         partial.rename(folder)
         to_disk(folder.parent)
         bar.made(writer)

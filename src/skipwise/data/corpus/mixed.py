@@ -211,7 +211,7 @@ class MixedCorpus:
             except DataError as error:
                 missing.append(error)
         if not found:
-            raise DataError("; ".join(map(str, missing)))
+            raise DataError("; ".join(map(str, missing)), page=missing[0].page)
         for error in missing:
             logger.warning(f"nothing is taken from {error}")
         return found
@@ -253,7 +253,7 @@ def _store(entries: Sequence[_Entry], tokens: int, beside: Sequence[TokenStore] 
         except DataError as error:
             short.append(error)
     if short:
-        raise DataError("; ".join(map(str, short)))
+        raise DataError("; ".join(map(str, short)), page=short[0].page)
     return MixedStore(
         names=[entry.name for entry in entries],
         stores=stores,

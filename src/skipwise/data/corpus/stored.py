@@ -72,7 +72,7 @@ class StoredCorpus:
         try:
             return TokenStore(self.folder, view, files_passed_over=self.sources.kinds_passed_over.total())
         except DataError as error:
-            raise DataError(f"{self._prefix}{error}") from None
+            raise DataError(f"{self._prefix}{error}", page=error.page) from None
 
     def training(self, tokens: int) -> TokenStore:
         """The training documents for windows of this length, in tokens."""

@@ -129,7 +129,7 @@ def require_there(source: str | Path | Sequence[str | Path]) -> None:
             for fault in made.faults if made is not None else ():
                 passed_over.add(fault)
     if passed_over:
-        raise DataError(_refusal(passed_over, "", False))
+        raise _refusal(passed_over, "", False)
 
 
 def _may_exist(path: str | Path) -> bool:
@@ -251,7 +251,7 @@ class Sources:
                 for document in found.documents(self.field, passed_over):
                     if fault := why_not(document):
                         passed_over.add(fault)
-        raise DataError(_refusal(passed_over or PassedOver([first]), kinds_line(self.kinds_passed_over), True))
+        raise _refusal(passed_over or PassedOver([first]), kinds_line(self.kinds_passed_over), True)
 
     def files(self) -> list[Path]:
         """The files on this machine, in reading order."""
@@ -334,13 +334,15 @@ def _hold_conversations(sources: Sequence[Source], field: str) -> bool:
         if len(form) > 1:
             raise DataError(
                 f"{name} has both in its records, a text in {field!r} and a conversation; say which is meant by "
-                "data.format=text or data.format=conversations (in an evaluation --format)"
+                "data.format=text or data.format=conversations (in an evaluation --format)",
+                page="unusable-conversations",
             )
         (conversations if "conversations" in form else texts).append(name)
     if conversations and texts:
         raise DataError(
             f"{conversations[0]} holds conversations and {texts[0]} texts; train on one of them, or on both as entries "
-            "of a mixture, in the run's YAML: data: [{source: CHATS, weight: 0.5}, {source: TEXTS, weight: 0.5}]"
+            "of a mixture, in the run's YAML: data: [{source: CHATS, weight: 0.5}, {source: TEXTS, weight: 0.5}]",
+            page="unusable-conversations",
         )
     if conversations:
         more = f" and {len(conversations) - 1:,} more" if len(conversations) > 1 else ""
@@ -357,13 +359,13 @@ def _refuse_or_warn(looked: Sources, passed_over: PassedOver) -> None:
     if looked.skip_unreadable and can_go_on:
         logger.warning(f"skipping what cannot be read: {passed_over.line()}")
         return
-    raise DataError(_refusal(passed_over, kinds_line(looked.kinds_passed_over), can_go_on))
+    raise _refusal(passed_over, kinds_line(looked.kinds_passed_over), can_go_on)
 
 
-def _refusal(passed_over: PassedOver, kinds: str, can_go_on: bool) -> str:
+def _refusal(passed_over: PassedOver, kinds: str, can_go_on: bool) -> DataError:
     one = passed_over.first if len(passed_over) == 1 else None
     told = str(one) if one is not None else f"some documents cannot be read: {passed_over.line()}"
     others = f"; files of unsupported kinds: {kinds}" if kinds else ""
     leave = "or leave it" if one is not None else f"{passed_over.cure()}, or leave them"
     skip = f"; {leave} out by --set data.skip_unreadable=true (eval and build-suite: --skip-unreadable)"
-    return f"{told}{others}{skip if can_go_on else ''}"
+    return DataError(f"{told}{others}{skip if can_go_on else ''}", page=passed_over.page)

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from skipwise.data.formats import FAULTS, INSTALL, NAME_THE_FIELD, NAMES, UnreadableError
+from skipwise.data.formats import FAULTS, INSTALL, NAME_THE_FIELD, NAMES, PAGES, UnreadableError
 
 _NAMED = 3
 
@@ -43,6 +43,12 @@ class PassedOver:
             for kind in FAULTS
             if kind in self._counts
         }
+
+    @property
+    def page(self) -> str | None:
+        """The page about the faults, if one is about all of them."""
+        pages = {PAGES.get(kind) for kind in self._counts}
+        return pages.pop() if len(pages) == 1 else None
 
     def numbers(self) -> str:
         """The number of each kind, on one line."""

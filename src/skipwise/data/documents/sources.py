@@ -235,7 +235,7 @@ class HubDataset:
         try:
             commit = HfApi().dataset_info(self.name).sha
         except Exception as error:
-            raise DataError(_unreachable(self.name, error)) from None
+            raise DataError(_unreachable(self.name, error), page="not-found") from None
         return [self.name, self.config, self.split, commit]
 
     def look(self, field: str, passed_over: PassedOver) -> list[Any]:
@@ -279,7 +279,7 @@ class HubDataset:
         except Exception as error:
             # The network may break at any row.
             if not number:
-                raise DataError(_unreachable(label, error)) from None
+                raise DataError(_unreachable(label, error), page="not-found") from None
             reason = " ".join(str(error).split())[:200]
             raise DataError(
                 f"hub data set {label!r} breaks off after row {number} ({reason}); start again, or download it first"

@@ -22,7 +22,7 @@ from typing import Any
 
 from skipwise.data.formats.converted import KINDS, is_installed, kind_of, read_document
 from skipwise.data.formats.encodings import NAMES, Encoding
-from skipwise.data.formats.faults import FAULTS, INSTALL, NAME_THE_FIELD, Found, UnreadableError
+from skipwise.data.formats.faults import FAULTS, INSTALL, NAME_THE_FIELD, PAGES, Found, UnreadableError
 from skipwise.data.formats.lines import COMPRESSIONS
 from skipwise.data.formats.parquet import (
     checked_parquet,
@@ -50,6 +50,7 @@ __all__ = [
     "INSTALL",
     "NAMES",
     "NAME_THE_FIELD",
+    "PAGES",
     "READERS",
     "Encoding",
     "UnreadableError",

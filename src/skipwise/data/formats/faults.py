@@ -27,6 +27,9 @@ FAULTS = {
 }
 """Kinds of faults of files and records, with their descriptions, in the order of reports."""
 
+PAGES = {"missing": "not-found", "package": "missing-extra", "conversation": "unusable-conversations"}
+"""Pages about kinds of faults; of the others that of `DataError`."""
+
 
 class UnreadableError(DataError):
     """A file or a record cannot be read.
@@ -39,7 +42,7 @@ class UnreadableError(DataError):
     """
 
     def __init__(self, kind: str, where: str, reason: str, cure: str) -> None:
-        super().__init__(f"{where} {reason}; {cure}")
+        super().__init__(f"{where} {reason}; {cure}", page=PAGES.get(kind))
         self.kind, self.where, self.reason, self._cure = kind, where, reason, cure
 
     def __reduce__(self) -> tuple[Any, ...]:

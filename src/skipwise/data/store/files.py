@@ -74,7 +74,9 @@ class TokenFiles:
             meta = json.loads((self.folder / "meta.json").read_text(encoding="utf-8"))
             sizes = {name: (self.folder / name).stat().st_size for name in meta["bytes"]}
         except (OSError, ValueError, KeyError, TypeError):
-            raise DataError(f"{self.folder} is not a complete token store; build it again") from None
+            raise DataError(
+                f"{self.folder} is not a complete token store; build it again", page="changed-files"
+            ) from None
         if meta["format"] != FORMAT or sizes != meta["bytes"]:
             raise self._damaged()
         self._checksums: dict[str, list[int]] = meta["checksums"]
@@ -160,7 +162,9 @@ class TokenFiles:
         return np.memmap(path, dtype=dtype, mode="r").view(np.ndarray)
 
     def _damaged(self) -> DataError:
-        return DataError(f"{self.folder} is a damaged token store or one of another version; build it again")
+        return DataError(
+            f"{self.folder} is a damaged token store or one of another version; build it again", page="changed-files"
+        )
 
 
 class Lengths(Protocol):

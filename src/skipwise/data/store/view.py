@@ -117,7 +117,7 @@ class TokenStore:
         self._shown, self._joined = found.shown, found.joined
         self.counts = found.counts(files.num_documents, files_passed_over)
         if not len(found.shown):
-            raise DataError(self._none_kept(found.longest))
+            raise DataError(self._none_kept(found.longest), page="no-long-documents")
         self.shortest_tokens = found.fewest_tokens
 
     @property

@@ -111,7 +111,8 @@ class StreamedCorpus:
             raise DataError(
                 f"of the first {_LOOKED_THROUGH:,} documents at {data.source!r} none that is "
                 f"{'held out' if held_out else 'trained on'} has {min_tokens} tokens, nor have several joined; give "
-                "more or longer documents"
+                "more or longer documents",
+                page="no-long-documents",
             )
         if not long:
             logger.warning(f"documents are joined: none of those searched has {min_tokens} tokens by itself")

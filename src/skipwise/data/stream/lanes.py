@@ -95,7 +95,10 @@ class DocumentStream:
         self._encoder = Encoder(tokenizer, control_tokens)
         self.separator_id = self._encoder.separator_id if join else None
         if join and self.separator_id is None:
-            raise DataError("join is on, but the tokenizer has no end or begin token as a separator; turn join off")
+            raise DataError(
+                "join is on, but the tokenizer has no end or begin token as a separator; turn join off",
+                page="unsuitable-tokenizer",
+            )
         self._shards, self._num_lanes, self._seed, self._buffer = shards, lanes, seed, buffer
         self._join, self._held_out_share = join, held_out_share
         self.sentence_ends = self._encoder.sentence_ends()
@@ -162,7 +165,8 @@ class DocumentStream:
             if epochs == 2:
                 raise DataError(
                     f"no document in a whole epoch of one of {self._num_lanes} lanes has {min_tokens} tokens; "
-                    "join short documents (data.join: true), lower data.min_tokens, or give more documents"
+                    "join short documents (data.join: true), lower data.min_tokens, or give more documents",
+                    page="no-long-documents",
                 )
             if isinstance(found.text, UnreadableError):
                 if not self._shards.skip_unreadable:

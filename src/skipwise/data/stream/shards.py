@@ -127,7 +127,7 @@ def require_streamable(looked: Sources) -> list[LocalFiles | HubDataset]:
         DataError: a source is neither Parquet files nor a hub data set, or holds conversations.
     """
     if looked.are_conversations:
-        raise DataError("conversations cannot be streamed; leave data.streaming off")
+        raise DataError("conversations cannot be streamed; leave data.streaming off", page="unusable-conversations")
     for found in looked.sources:
         if isinstance(found, LocalFiles):
             others = sorted({file.path.suffix for file in found.files if file.path.suffix.lower() != ".parquet"})

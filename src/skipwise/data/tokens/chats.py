@@ -140,7 +140,7 @@ class ConversationEncoder(Encoder):
 def require_chat_template(tokenizer: Any) -> None:
     """Raises DataError if a tokenizer has no template to write conversations by."""
     if not getattr(tokenizer, "chat_template", None):
-        raise DataError(_NO_TEMPLATE)
+        raise DataError(_NO_TEMPLATE, page="unusable-conversations")
 
 
 def renderings(encoder: TextEncoder, messages: Sequence[Mapping[str, Any]], tools: Any = None) -> list[Rendering]:

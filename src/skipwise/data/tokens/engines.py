@@ -84,7 +84,10 @@ def require_fast(tokenizer: Any) -> None:
             f"T.from_pretrained({folder!r}).save_pretrained('NEW')\", compare the ids of some text, and replace the "
             "checkpoint's own tokenizer files by those of NEW"
         )
-    raise DataError(f"the tokenizer is a slow {type(tokenizer).__name__}, and documents need a fast one; {cure}")
+    raise DataError(
+        f"the tokenizer is a slow {type(tokenizer).__name__}, and documents need a fast one; {cure}",
+        page="unsuitable-tokenizer",
+    )
 
 
 def engine_of(tokenizer: Any) -> "Tokenizer":

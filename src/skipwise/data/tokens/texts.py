@@ -300,7 +300,8 @@ class _OtherEncoder:
             raise DataError(
                 f"a message spells the control token {found[0]!r}, and the tokenizer is a "
                 f"{type(self._tokenizer).__name__}, which cannot tell it from the token itself; write it in "
-                "another way, or give the model a tokenizer.json"
+                "another way, or give the model a tokenizer.json",
+                page="unsuitable-tokenizer",
             )
         text = self._tokenizer.apply_chat_template(
             list(messages), tokenize=False, **{"add_generation_prompt": True, **how}

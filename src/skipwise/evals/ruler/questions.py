@@ -80,7 +80,9 @@ def read_questions(path: str | Path) -> QuestionPool:
     try:
         stat = Path(path).stat()
     except OSError as error:
-        raise DataError(f"file of questions {path} cannot be read ({error.strerror}): give a JSON file") from error
+        raise DataError(
+            f"file of questions {path} cannot be read ({error.strerror}): give a JSON file", page="not-found"
+        ) from error
     return _read(Path(path), stat.st_mtime_ns, stat.st_size)
 
 

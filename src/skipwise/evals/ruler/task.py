@@ -75,7 +75,9 @@ class PromptEncoder:
         self, tokenizer: Any, *, bos_ids: Sequence[int] = (), chat: bool = False, thinks: bool = False
     ) -> None:
         if chat and not getattr(tokenizer, "chat_template", None):
-            raise ConfigError("chat is true but the tokenizer has no chat template: set chat to false")
+            raise ConfigError(
+                "chat is true but the tokenizer has no chat template: set chat to false", page="unsuitable-tokenizer"
+            )
         self._tokenizer = tokenizer
         self._bos_ids = list(bos_ids)
         self._chat, self._thinks = chat, thinks
@@ -179,7 +181,8 @@ def smallest_prompt(
         raise ConfigError(
             f"{task} length is {length_tokens} tokens; its smallest prompt takes {len(smallest.prompt_ids)} and the "
             f"answer {max_new_tokens} with this tokenizer: ask for at least "
-            f"{len(smallest.prompt_ids) + max_new_tokens}, better twice that"
+            f"{len(smallest.prompt_ids) + max_new_tokens}, better twice that",
+            page="length-does-not-fit",
         )
     return smallest
 

@@ -165,7 +165,8 @@ def _held_out(documents: Iterable[Document]) -> Iterator[Document]:
             yield document
     if number and not is_any:
         raise DataError(
-            f"none of {number:,} documents is in the held-out part; give more documents, or leave --held-out out"
+            f"none of {number:,} documents is in the held-out part; give more documents, or leave --held-out out",
+            page="no-long-documents",
         )
 
 
@@ -205,7 +206,8 @@ def _check_documents(collection: Collection, kinds: Sequence[str]) -> None:
         of_one = " in one language" if len(collection.libraries) > 1 else ""
         raise DataError(
             f"{told}{of_one} and {most} with text were given; give more, or leave out "
-            f"{', '.join(kind.name for kind in asking)} (--kinds)"
+            f"{', '.join(kind.name for kind in asking)} (--kinds)",
+            page="no-long-documents",
         )
 
 
@@ -221,7 +223,7 @@ def _first_items(
             problems.append(str(error))
         bar.update()
     if problems:
-        raise DataError("; ".join(problems))
+        raise DataError("; ".join(problems), page="no-long-documents")
     return made
 
 
@@ -294,7 +296,9 @@ class _ItemMaker:
                     "no text drawn has what could be quoted (whole sentences of 12 to 40 plain words, or headings, that"
                     " stand there once); give documents with more running text, or leave this kind out (--kinds)"
                 )
-        raise DataError(f"no question of kind {kind.name} at length {length} can be made: {reason}")
+        raise DataError(
+            f"no question of kind {kind.name} at length {length} can be made: {reason}", page="no-long-documents"
+        )
 
     def _tokens(self, draft: Draft, num_characters: int) -> int:
         prompt = draft.assemble(num_characters).text + draft.question

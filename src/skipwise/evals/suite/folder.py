@@ -49,17 +49,26 @@ class SuiteFolder:
             genuine = self.index["sha256"] == _hash_json(rest)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise DataError(
-                f"{self.folder} is no complete suite (no readable {_INDEX}); build one with: skipwise eval build-suite"
+                f"{self.folder} is no complete suite (no readable {_INDEX}); build one with: skipwise eval build-suite",
+                page="changed-files",
             ) from None
         if not genuine:
-            raise DataError(f"{self.folder / _INDEX} was changed after the suite was built; build the suite again")
+            raise DataError(
+                f"{self.folder / _INDEX} was changed after the suite was built; build the suite again",
+                page="changed-files",
+            )
         if self.index["format"] != FORMAT:
-            raise DataError(f"{self.folder} has suite format {self.index['format']}, known is {FORMAT}; build it again")
+            raise DataError(
+                f"{self.folder} has suite format {self.index['format']}, known is {FORMAT}; build it again",
+                page="changed-files",
+            )
         for name, sha256 in self.index["files"].items():
             path = self.folder / name
             if not path.is_file() or _hash_file(path) != sha256:
                 what = "was changed after the suite was built" if path.is_file() else "is missing"
-                raise DataError(f"{path} {what}; build the suite again, or copy the whole folder again")
+                raise DataError(
+                    f"{path} {what}; build the suite again, or copy the whole folder again", page="changed-files"
+                )
 
     @property
     def sha256(self) -> str:
@@ -117,7 +126,10 @@ def new_suite(folder: Path) -> Iterator[SuiteWriter]:
         ConfigError: the folder exists and is not empty.
     """
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise ConfigError(f"out is {str(folder)!r}, which is already there; give a new folder, or remove it first")
+        raise ConfigError(
+            f"out is {str(folder)!r}, which is already there; give a new folder, or remove it first",
+            page="output-taken",
+        )
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)  # Left by an interrupted build.
     partial.mkdir(parents=True)

@@ -69,9 +69,13 @@ class Item:
             sha256 = record.pop("sha256")
             item = cls(**record)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise DataError(f"item {line[:60]!r} of a suite cannot be read ({error}); build the suite again") from None
+            raise DataError(
+                f"item {line[:60]!r} of a suite cannot be read ({error}); build the suite again", page="changed-files"
+            ) from None
         if item.sha256 != sha256:
-            raise DataError(f"item {item.id} of a suite was changed after it was built; build the suite again")
+            raise DataError(
+                f"item {item.id} of a suite was changed after it was built; build the suite again", page="changed-files"
+            )
         return item
 
 

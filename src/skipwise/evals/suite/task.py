@@ -60,7 +60,8 @@ class Suite(Settings):
         if unknown := [length for length in lengths if length not in suite.lengths]:
             raise ConfigError(
                 f"suite {self.folder} has no items of {', '.join(map(str, unknown))} tokens; its lengths are "
-                f"{', '.join(map(str, suite.lengths))}: ask for some of these, or build a suite with the others"
+                f"{', '.join(map(str, suite.lengths))}: ask for some of these, or build a suite with the others",
+                page="length-does-not-fit",
             )
         window = longest_input(context.model.config)
         for length in lengths:
@@ -70,7 +71,8 @@ class Suite(Settings):
                 raise ConfigError(
                     f"items of {length} tokens in suite {self.folder} take up to {most} with this model's tokenizer, "
                     f"and its window is {window}; prompts are never truncated: ask for shorter lengths, or build the "
-                    "suite with this tokenizer"
+                    "suite with this tokenizer",
+                    page="length-does-not-fit",
                 )
 
     def run(self, context: EvalContext, lengths: Sequence[int]) -> Iterator[Measurement]:

@@ -78,7 +78,8 @@ class LongPPL(DocumentTask):
         if min(lengths) <= self.short_tokens:
             raise ConfigError(
                 f"longppl has short contexts of {self.short_tokens} tokens and the shortest length is {min(lengths)}; "
-                "ask for longer lengths or set fewer short_tokens"
+                "ask for longer lengths or set fewer short_tokens",
+                page="length-does-not-fit",
             )
         chosen = self.documents(context, lengths)
         if self.scorer is not None:
@@ -168,7 +169,8 @@ class LongPPL(DocumentTask):
         if most > window:
             raise ConfigError(
                 f"longppl has inputs of up to {most} tokens for its scorer {scorer!r}, whose window is {window}; ask "
-                "for shorter lengths or take a scorer with a longer window"
+                "for shorter lengths or take a scorer with a longer window",
+                page="length-does-not-fit",
             )
 
     def _scorer(self, context: EvalContext) -> "_Scorer":

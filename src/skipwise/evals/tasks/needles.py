@@ -132,7 +132,8 @@ class NeedleGrid(AtDepths):
             raise ConfigError(
                 f"needles length is {length_tokens} tokens; instruction, needles and question of kind {kind} take "
                 f"{length_tokens - room - self.max_new_tokens} with this tokenizer and the answer may take "
-                f"{self.max_new_tokens}: ask for at least {length_tokens - room}, or set fewer max_new_tokens"
+                f"{self.max_new_tokens}: ask for at least {length_tokens - room}, or set fewer max_new_tokens",
+                page="length-does-not-fit",
             )
         haystack = self._haystack(context, room, rng)
         if language is not ENGLISH:

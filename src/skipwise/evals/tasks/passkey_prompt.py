@@ -60,7 +60,8 @@ class PasskeyBuilder:
         if room < 0:
             raise ConfigError(
                 f"passkey length is {length_tokens} tokens; instruction, key and question alone take "
-                f"{length_tokens - room} with this tokenizer: ask for at least that"
+                f"{length_tokens - room} with this tokenizer: ask for at least that",
+                page="length-does-not-fit",
             )
         start = int(rng.integers(0, len(self._filler)))
         if self._language is not ENGLISH:

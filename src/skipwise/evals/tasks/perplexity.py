@@ -43,7 +43,8 @@ class LastTokensPerplexity(DocumentTask):
         if min(lengths) <= self.scored_tokens or cut < max(lengths):
             raise ConfigError(
                 f"perplexity lengths are {', '.join(map(str, lengths))} with {self.scored_tokens} scored tokens and "
-                f"documents cut at {cut}; each length must be above the first and at most the second"
+                f"documents cut at {cut}; each length must be above the first and at most the second",
+                page="length-does-not-fit",
             )
         self.documents(context, lengths)
 

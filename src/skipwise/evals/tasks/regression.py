@@ -76,7 +76,8 @@ class ShortWindowRegression(DocumentTask):
         if max(lengths) > window:
             raise ConfigError(
                 f"regression length is {max(lengths)} tokens and the window of its base {self.base!r} is {window}, "
-                "beyond which the base says nothing; ask for lengths up to that"
+                "beyond which the base says nothing; ask for lengths up to that",
+                page="length-does-not-fit",
             )
         self.documents(context, lengths)
 
@@ -221,11 +222,13 @@ def _check_comparable(name: str, base: LoadedModel, context: EvalContext) -> Non
     if type(base.model) is not type(plain_model(model)):
         raise ConfigError(
             f"regression.base {name!r} is a {type(base.model).__name__} and the model a {type(model).__name__}; give "
-            "the model that it was extended from"
+            "the model that it was extended from",
+            page="wrong-base",
         )
     sizes = [network.config.get_text_config().vocab_size for network in (base.model, model)]
     if sizes[0] != sizes[1] or hash_tokenizer(base.tokenizer) != hash_tokenizer(context.tokenizer):
         raise ConfigError(
             f"regression.base {name!r} has another vocabulary or tokenizer than the model ({sizes[0]} and {sizes[1]} "
-            "logits), so their distributions cannot be compared; give the model that it was extended from"
+            "logits), so their distributions cannot be compared; give the model that it was extended from",
+            page="wrong-base",
         )

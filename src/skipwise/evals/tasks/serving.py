@@ -63,7 +63,8 @@ class Serving(Settings):
         if min(lengths) <= self.new_tokens:
             raise ConfigError(
                 f"serving length is {min(lengths)} tokens, of which {self.new_tokens} are written; ask for more, "
-                "or for fewer new_tokens"
+                "or for fewer new_tokens",
+                page="length-does-not-fit",
             )
 
     def run(self, context: EvalContext, lengths: Sequence[int]) -> Iterator[Measurement]:

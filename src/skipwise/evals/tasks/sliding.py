@@ -103,7 +103,8 @@ class SlidingWindowPerplexity(DocumentTask):
         if self.stride_tokens is not None and self.stride_tokens >= min(lengths):
             raise ConfigError(
                 f"sliding.stride_tokens is {self.stride_tokens} and the shortest length is {min(lengths)}; give a "
-                "stride below every length"
+                "stride below every length",
+                page="length-does-not-fit",
             )
         self.documents(context, lengths)
 
