@@ -6,12 +6,13 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet -c 
 
 export VENV
 
-.PHONY: help test test-slow check demo clean
+.PHONY: help test test-slow check demo docs clean
 
 help:
 	@echo "make test    lint, types and the fast tests"
 	@echo "make test-slow  the tests that take minutes: a short demo, several processes, a real model"
 	@echo "make demo    the whole method on a small model, on this machine"
+	@echo "make docs    the site of the documentation: docs/_build/html/index.html"
 	@echo "make clean   remove the virtual environment and caches"
 
 test check: $(STAMP)
@@ -39,5 +40,20 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PIP) -e '.[dev,documents,gguf,bench,qlora,serve]'
 	@touch $@
 
+# The site needs neither torch nor this package, so it has an environment of its own, made in seconds. Warnings, such as of
+# a link that leads nowhere, are errors.
+DOCS_VENV := .venv-docs
+
+docs: $(DOCS_VENV)/.installed
+	@$(DOCS_VENV)/bin/python -m sphinx -W --keep-going --nitpicky -q -E -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+# Dependency groups need pip 25.1.
+$(DOCS_VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -m venv $(DOCS_VENV)
+	@$(DOCS_VENV)/bin/python -m pip --disable-pip-version-check install --quiet --upgrade "pip>=25.1"
+	@$(DOCS_VENV)/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt --group docs
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DOCS_VENV) docs/_build build .pytest_cache .ruff_cache .hypothesis
