@@ -1,4 +1,4 @@
-"""The files under recipes/: each run fits where it says, each job starts skipwise as skipwise is started."""
+"""The files under examples/: each run fits where it says, each job starts skipwise as skipwise is started."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ from skipwise.plan.profiles import Profiles
 from skipwise.plan.shape import model_shape
 from skipwise.plan.training import TrainingPlanner
 
-FOLDER = Path(__file__).parents[2] / "recipes"
+FOLDER = Path(__file__).parents[2] / "examples"
 RUNS = {"one-24gb-gpu": ("rtx-4090", 1, "diluted"), "node-8x80gb": ("a100-80", 8, "growing")}
 
 
@@ -89,14 +89,14 @@ def stand_ins(folder: Path, **programs: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("begun", [False, True])
 def test_slurm_starts_an_agent_on_each_node(begun: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(FOLDER, tmp_path / "recipes")
+    shutil.copytree(FOLDER, tmp_path / "examples")
     environment = stand_ins(tmp_path, scontrol='printf "n17\\nn18\\n"', srun='printf "%s\\n" "$@"')
     environment |= {"SLURM_JOB_NODELIST": "n[17-20]", "SLURM_NNODES": "4"}
     if begun:
         (tmp_path / "runs" / "llama-2-7b-128k").mkdir(parents=True)
         shutil.copy(FOLDER / "node-8x80gb.yaml", tmp_path / "runs" / "llama-2-7b-128k" / "run.yaml")
     done = subprocess.run(
-        ["bash", "recipes/slurm.sbatch"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        ["bash", "examples/slurm.sbatch"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
     program, *command = done.stdout.split()
     assert program == "skipwise"
