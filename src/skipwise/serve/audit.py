@@ -17,8 +17,13 @@ class AuditRecord:
     Attributes:
         request_id: also in the response, as `X-Request-ID`.
         key: id of the key; "-" for none.
+        name: name of the key; "-" for none.
         client: address of the connection: a proxy's, if there is one in between.
         endpoint: the route; never the path as it was sent.
+        model: the model that was asked for, by one of the server's names.
+        mode: the mode that answered: `short` or `long`.
+        prompt_tokens: tokens of the prompt.
+        completion_tokens: tokens of the answer, as far as it was sent.
         status: HTTP status; 499 if the client left before its answer was complete.
         seconds: from the request's head to its last byte.
     """
