@@ -11,7 +11,7 @@ import typer.main
 from reference_pages.text import code, table
 from skipwise.cli import VERBS, build_app, options
 
-_HEADINGS = ("flag", "default", "meaning")
+_HEADINGS = ("flag", "meaning", "default")
 
 
 def page() -> str:
@@ -64,7 +64,7 @@ def _flags(command: Any) -> str:
         if isinstance(option, typer.core.TyperArgument) or option.hidden or option.name in ("help", "version"):
             continue
         group = getattr(option, "rich_help_panel", None) or ""
-        groups.setdefault(group, []).append([_name(option), _default(option), _meaning(option)])
+        groups.setdefault(group, []).append([_name(option), _meaning(option), _default(option)])
     return "".join((f"**{group}**\n\n" if group else "") + table(_HEADINGS, rows) for group, rows in groups.items())
 
 

@@ -82,11 +82,11 @@ def _sentence(text: str) -> str:
 
 def _fields(kind: Any) -> str:
     said, hints = attributes(kind), typing.get_type_hints(kind, include_extras=True)
-    rows = [
-        [code(field.name), _OBJECTS.get(what := values(hints[field.name]), what), _sentence(said.get(field.name, ""))]
-        for field in dataclasses.fields(kind)
-    ]
-    return table(["field", "values", "meaning"], rows)
+    rows = []
+    for field in dataclasses.fields(kind):
+        what = values(hints[field.name])
+        rows.append([code(field.name), _sentence(said.get(field.name, "")), _OBJECTS.get(what, what)])
+    return table(["field", "meaning", "values"], rows)
 
 
 def _told(fields: dict[str, str]) -> str:

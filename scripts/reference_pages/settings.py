@@ -31,7 +31,7 @@ from skipwise.positions import SAMPLERS, SKIPS, STARTS, TEXTS
 from skipwise.rope import INTERPOLATIONS
 from skipwise.train.arguments import _DEFAULTS, _SAID_ELSEWHERE
 
-_HEADINGS = ("setting", "values", "default", "meaning")
+_HEADINGS = ("setting", "meaning", "values", "default")
 _WORDS = {int: "whole number", float: "number", str: "text", bool: "`true`, `false`"}
 _GROUPS = {
     DataConfig: "[data](#data)",
@@ -124,18 +124,15 @@ def shown(value: Any) -> str:
     return code(value)
 
 
-def _model_rows(model: type[BaseModel], prefix: str = "", skip: tuple[str, ...] = ()) -> list[list[str]]:
+def _model_rows(model: type[BaseModel], skip: tuple[str, ...] = ()) -> list[list[str]]:
     said = attributes(model)
     rows = []
     for name, field in model.model_fields.items():
         if name in skip:
             continue
         what = _VALUES.get(name) or _field_values(field)
-        open_ = field.is_required() and name in _FOUND
-        default = (
-            "" if open_ else "required" if field.is_required() else shown(field.get_default(call_default_factory=True))
-        )
-        rows.append([code(prefix + name), what, default, sentence(said.get(name, ""))])
+        default = shown(field.get_default(call_default_factory=True)) if not field.is_required() else "required"
+        rows.append([code(name), sentence(said.get(name, "")), what, "" if name in _FOUND else default])
     return rows
 
 
@@ -143,19 +140,16 @@ def _field_values(field: FieldInfo) -> str:
     return values(field.annotation, tuple(field.metadata))
 
 
-def _dataclass_rows(kind: type, prefix: str = "") -> list[list[str]]:
+def _dataclass_rows(kind: type) -> list[list[str]]:
     said, hints = attributes(kind), typing.get_type_hints(kind, include_extras=True)
     rows = []
     for field in dataclasses.fields(kind):
         if not field.init:
             continue
-        default = field.default
-        if default is dataclasses.MISSING:
-            made = field.default_factory
-            default = made() if made is not dataclasses.MISSING else dataclasses.MISSING
-        told = "required" if default is dataclasses.MISSING else shown(default)
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
         what = _CHOICES.get((kind, field.name)) or values(hints[field.name])
-        rows.append([code(prefix + field.name), what, told, sentence(said.get(field.name, ""))])
+        told = "required" if default is dataclasses.MISSING else shown(default)
+        rows.append([code(field.name), sentence(said.get(field.name, "")), what, told])
     return rows
 
 
@@ -276,7 +270,9 @@ def _ruler(tasks: Mapping[str, Any]) -> str:
     lines = []
     for name, task in tasks.items():
         own = [row for row in rows[name] if row not in common]
-        told = " ".join(f"{row[0]} ({row[1]}; {row[2] or 'no default'}): {row[3]}" for row in own)
+        told = " ".join(
+            f"{name} ({what}; {default or 'no default'}): {meaning}" for name, meaning, what, default in own
+        )
         lines.append([code(name), parts_of(task)[0].split("\n\n")[0], told])
     return (
         "### ruler\n\nThe 13 tasks of RULER. `--task ruler` is all of them, and `--set ruler.chat=true` sets it for all.\n\n"

@@ -10,7 +10,9 @@ import pytest
 from docs.pages import ROOT
 
 _LINK = re.compile(r"\]\((?!\w+:)([^)\s]*)\)|<img [^>]*src=\"(?!\w+:)([^\"]+)\"")
-_CODE = re.compile(r"^( *)(`{3,}|~{3,}).*?^ *\2 *$|`[^`\n]+`", re.MULTILINE | re.DOTALL)
+_FENCED = r"^ *(?P<fence>`{3,}|~{3,}).*?^ *(?P=fence) *$"
+_BLOCKS = re.compile(_FENCED, re.MULTILINE | re.DOTALL)
+_CODE = re.compile(rf"{_FENCED}|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 
 
 def markdown() -> list[Path]:
@@ -23,9 +25,7 @@ def markdown() -> list[Path]:
 def headings(path: Path) -> set[str]:
     """The anchors of a page's headings: lower case, hyphens for spaces, other marks left out; `-1` for a second one."""
     anchors: set[str] = set()
-    text = re.sub(
-        r"^( *)(`{3,}|~{3,}).*?^ *\2 *$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
-    )
+    text = _BLOCKS.sub("", path.read_text(encoding="utf-8"))
     for heading in re.findall(r"^#{1,6} +(.+?) *#*$", text, re.MULTILINE):
         words = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
         anchor = re.sub(r"[^\w\- ]", "", words).replace(" ", "-")
@@ -40,11 +40,8 @@ def broken(path: Path) -> Iterator[str]:
         link = found[1] or found[2] or ""
         place, _, anchor = link.partition("#")
         target = (path.parent / place).resolve() if place else path
-        if (
-            not target.exists()
-            or not target.is_relative_to(ROOT)
-            or (anchor and target.suffix == ".md" and anchor not in headings(target))
-        ):
+        is_there = target.exists() and target.is_relative_to(ROOT)
+        if not is_there or (anchor and target.suffix == ".md" and anchor not in headings(target)):
             yield link
 
 
