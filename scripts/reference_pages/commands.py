@@ -51,10 +51,17 @@ def _usage(argument: Any) -> str:
 
 
 def _help(text: str | None) -> tuple[str, list[str]]:
-    """A verb's help without its examples, and the examples."""
-    parts = inspect.cleandoc((text or "").replace("\b", "")).split("\n\n")
+    """A verb's help without its examples, and the examples. What the help does not wrap becomes a block of text."""
+    parts = [_unwrapped(part) for part in inspect.cleandoc(text or "").split("\n\n")]
     examples = [" ".join(part.removeprefix("Example:").split()) for part in parts if part.startswith("Example:")]
     return "\n\n".join(part for part in parts if not part.startswith("Example:")), examples
+
+
+def _unwrapped(part: str) -> str:
+    if not part.startswith("\b\n"):
+        return part
+    head, *lines = part.removeprefix("\b\n").splitlines()
+    return f"{head}\n\n```text\n{inspect.cleandoc(chr(10).join(lines))}\n```" if lines else head
 
 
 def _flags(command: Any) -> str:
