@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import inspect
+import re
 import textwrap
 from collections.abc import Mapping
 from typing import Any
@@ -33,8 +34,18 @@ def page() -> str:
     return text + _errors()
 
 
+# What a run's settings are asked by; other methods are for the package itself.
+_METHODS = {"RunConfig": ("from_mapping", "from_yaml", "to_yaml", "output_folder", "resolve_window")}
+
+
 def _function(name: str, function: Any, level: int = 3) -> str:
-    return f"{'#' * level} {name}\n\n```py\n{_signature(name, function)}\n```\n\n{_docstring(function)}"
+    return f"{'#' * level} {name}\n\n```py\n{_signature(name, function)}\n```\n\n{_docstring(_documented(function))}"
+
+
+def _documented(function: Any) -> Any:
+    """The function, or the one of a protocol that its docstring points to."""
+    found = re.fullmatch(r"See `(\w+)\.(\w+)`\.", function.__doc__ or "")
+    return getattr(function.__globals__[found[1]], found[2]) if found else function
 
 
 def _signature(name: str, function: Any) -> str:
@@ -50,7 +61,7 @@ def _signature(name: str, function: Any) -> str:
     told += [_argument(one, default) for one, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)]
     if arguments.kwarg:
         told.append(f"**{_argument(arguments.kwarg, None)}")
-    return _call(name, told, f" -> {ast.unparse(tree.returns)}" if tree.returns else "")
+    return _call(name, told, f" -> {ast.unparse(tree.returns).strip(chr(39))}" if tree.returns else "")
 
 
 def _call(name: str, arguments: list[str], ending: str = "") -> str:
@@ -85,7 +96,8 @@ def _class(name: str, kind: Any) -> str:
     is_settings = issubclass(kind, BaseModel)
     text = f"### {name}\n\n"
     if dataclasses.is_dataclass(kind) and not _is_open(kind):
-        fields = [_field(field) for field in dataclasses.fields(kind) if field.init]
+        kept = [field for field in dataclasses.fields(kind) if field.init]
+        fields = ["*"] * all(field.kw_only for field in kept) + [_field(field) for field in kept]
         text += f"```py\n{_call(name, fields)}\n```\n\n"
     if is_settings:
         about = parts_of(kind)[0]
@@ -93,13 +105,13 @@ def _class(name: str, kind: Any) -> str:
     else:
         text += _docstring(kind)
     for method, function in vars(kind).items():
-        if method.startswith("_") and method != "__call__":
+        if (method.startswith("_") and method != "__call__") or method not in _METHODS.get(name, [method]):
             continue
         function = getattr(function, "__func__", function)
         if inspect.isfunction(function) and function.__doc__ and not method.startswith("model_"):
             text += _function(f"{name}.{method}", function, level=4)
         elif isinstance(function, property) and function.__doc__:
-            text += f"#### {name}.{method}\n\n{_docstring(function)}"
+            text += f"#### {name}.{method}\n\nA property. {_docstring(function)}"
     return text
 
 

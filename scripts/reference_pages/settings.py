@@ -181,7 +181,7 @@ _INTRODUCTION = """# Settings
 
 A run of `skipwise extend` is one YAML file, `--set NAME=VALUE` for any of its settings, or both. A name with a dot is a
 setting within a group: `--set data.join=true` is `data: {join: true}`. Flags override the file, and `--set` overrides both.
-An unknown name is refused with the nearest known one.
+An unknown name is refused with the nearest known one. `skipwise plan` takes [flags](commands.md#plan) instead.
 
 In formulas `Lo` is the original window, `Lc` the training window, `Lt` the target, `Lx` the length of a document, and
 `alpha` is `Lt / Lo`.

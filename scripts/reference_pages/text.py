@@ -25,11 +25,11 @@ def code(value: Any) -> str:
 
 
 def sentence(text: str) -> str:
-    """With a capital letter and a full stop; code at its beginning stays as it is."""
+    """With a capital letter and a full stop; code and names such as `int64` at its beginning stay as they are."""
     text = " ".join(text.split())
     if not text:
         return ""
-    text = text if text[0] == "`" else text[0].upper() + text[1:]
+    text = text[0].upper() + text[1:] if text.split()[0].strip(".,;:").isalpha() else text
     return text if text.endswith((".", "!", "?", ":")) else text + "."
 
 
