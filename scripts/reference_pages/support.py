@@ -12,12 +12,15 @@ from skipwise.errors import ConfigError
 from skipwise.export.gguf import FAMILIES
 from skipwise.export.gguf_rope import to_gguf
 from skipwise.launch import ENGINES
+from skipwise.plan import engines
 from skipwise.plan.engines import LLAMA_CPP_MODELS
 from skipwise.rope import INTERPOLATIONS, read_rope, write_rope
 from skipwise.window import Window
 
 _ROOT = Path(__file__).parents[2]
 _RECORDS = "../results"
+# Versions of engines that commands were checked for.
+_VERSIONS: Mapping[str, str] = getattr(engines, "ENGINE_VERSIONS", {"vLLM": ""})
 _WINDOW = Window(train=4096, original=4096, target=32768)
 _PACKAGES = (
     *("torch", "transformers", "accelerate", "peft", "numpy", "tokenizers", "datasets", "safetensors"),
@@ -31,23 +34,37 @@ def page() -> str:
 
 
 def _interpolations() -> str:
-    rows = [
-        [code(kind), "yes", "yes, not run here", _in_gguf(kind, True), _in_gguf(kind, False)] for kind in INTERPOLATIONS
-    ]
+    readers = {name: version for name, version in _VERSIONS.items() if name in ("vLLM", "SGLang")}
+    rows = []
+    for kind in INTERPOLATIONS:
+        rows.append(
+            [code(kind), "yes", *["written, not run"] * len(readers), _in_gguf(kind, True), _in_gguf(kind, False)]
+        )
+    columns = [f"{name} {version}".strip() for name, version in readers.items()]
     return (
         "## Interpolation by engine\n\nAn extended checkpoint has its scaling in its config, and a GGUF file in its metadata. What an "
         "engine cannot compute is refused by `skipwise export`, with the nearest setting that it can.\n\n"
         + table(
-            ["interpolation", "transformers", "vLLM", "llama.cpp, Llama and Mistral", "llama.cpp, other families"],
+            ["interpolation", "transformers", *columns, "llama.cpp, Llama and Mistral", "llama.cpp, other families"],
             rows,
         )
-        + f"- **transformers**: every interpolation is compared with the tables that the library computes "
+        + "- **transformers**: every interpolation is compared with the tables that the library computes "
         f"([forms of configs]({_RECORDS}/config-forms.md)). Folders are written so that releases 4 and 5 read them.\n"
-        "- **vLLM**: reads the same entries of the config; skipwise writes its commands. vLLM could not be installed on the "
-        f"machines of the records ([the server]({_RECORDS}/serving.md)).\n"
-        f"- **llama.cpp**: exports are run by llama.cpp and compared ([exports]({_RECORDS}/export.md)). An attention factor that "
-        "was chosen by `calibrate` is refused in Gemma 3.\n\n"
+        f"- **{' and '.join(readers)}**: the config has the entries that the engine reads, and skipwise writes the command. "
+        f"Nothing was run: it could not be installed on the machines of the records ([the server]({_RECORDS}/serving.md), [exports]({_RECORDS}/export.md)).\n"
+        f"- **llama.cpp**{_held('llama.cpp')}: exports are run by llama.cpp and compared ([exports]({_RECORDS}/export.md)). An attention "
+        "factor that was chosen by `calibrate` is refused in Gemma 3.\n"
+        + (
+            f"- **Ollama**{_held('Ollama')}: a Modelfile beside a GGUF file sets its window. It was not run here.\n"
+            if "Ollama" in _VERSIONS
+            else ""
+        )
+        + "\n"
     )
+
+
+def _held(engine: str) -> str:
+    return f" ({_VERSIONS[engine]})" if engine in _VERSIONS else ""
 
 
 def _in_gguf(kind: str, has_divisors: bool) -> str:
