@@ -29,7 +29,7 @@ SET = {
     "DO_NOT_TRACK": "Set to 1 for vLLM's process.",
     "PYTHONWARNINGS": "Set for the processes of `--launch`, unless you set it: hides a warning of torch.",
     "THP_MEM_ALLOC_ENABLE": "Set to 1 unless you set it: torch allocates memory in huge pages, which saves time on CPUs.",
-    "TOKENIZERS_PARALLELISM": "Set to false while several processes tokenize.",
+    "TOKENIZERS_PARALLELISM": "Set to false while documents are tokenized, for which skipwise has threads of its own.",
     "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "Set to 1 for the processes of `--launch`, unless you set it: restarted processes "
     "otherwise may find the addresses of dead ones.",
     "VLLM_API_KEY": "Set for vLLM's process: a token that only `serve` knows.",

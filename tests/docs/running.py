@@ -145,6 +145,8 @@ class Terminal:
         words = Command(command.text.rstrip("& "), command.shown, command.line).words
         if words is None:
             raise PageError(f"line {command.line}: only a call of skipwise runs in the background")
+        if not any(line.strip(" .") for line in command.shown):
+            raise PageError(f"line {command.line}: show the line that says that it is ready, to wait for")
         running = start(_call, str(self.folder), words, self.environment)
         self._background.append(running)
         end = time.monotonic() + 60

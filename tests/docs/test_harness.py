@@ -98,6 +98,7 @@ def test_numbers_of_output_may_differ_and_words_may_not() -> None:
     [
         (["$ ls", "my-modle"], "shows 'my-modle'"),
         (["$ test -d nowhere"], "exit code 1, not 0"),
+        (["$ skipwise serve my-model &", "..."], "the line that says that it is ready"),
         (["$ cat <<EOF > a.txt", "some words", "EOF", "$ cat a.txt", "other words"], "shows 'other words'"),
     ],
 )
