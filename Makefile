@@ -6,13 +6,14 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet -c 
 
 export VENV
 
-.PHONY: help test test-slow check demo docs clean
+.PHONY: help test test-slow check demo docs docs-links clean
 
 help:
 	@echo "make test    lint, types and the fast tests"
 	@echo "make test-slow  the tests that take minutes: a short demo, several processes, a real model"
 	@echo "make demo    the whole method on a small model, on this machine"
 	@echo "make docs    the site of the documentation: docs/_build/html/index.html"
+	@echo "make docs-links  list the external links of the documentation, and which are gone"
 	@echo "make clean   remove the virtual environment and caches"
 
 test check: $(STAMP)
@@ -47,6 +48,10 @@ DOCS_VENV := .venv-docs
 docs: $(DOCS_VENV)/.installed
 	@$(DOCS_VENV)/bin/python -m sphinx -W --keep-going --nitpicky -q -E -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
+
+# Asks every external link whether it is still there: for a person, with a network.
+docs-links: $(DOCS_VENV)/.installed
+	@$(DOCS_VENV)/bin/python -m sphinx -q -b linkcheck docs docs/_build/links
 
 # Dependency groups need pip 25.1.
 $(DOCS_VENV)/.installed: pyproject.toml constraints.txt

@@ -140,10 +140,10 @@ class PoSE:
     uniform; for larger N nearly so.
 
     Attributes:
-        chunks: N, 1 (no skip) to window.train.
-        text: one of `TEXTS`.
-        skips: one of `SKIPS`.
-        start: one of `STARTS`.
+        chunks: N, from 1 (no skip) to the training window.
+        text: which text goes with the chunks after the first.
+        skips: how far the chunks after the first skip ahead.
+        start: where the first chunk's text begins.
 
     Source: PoSE, arXiv 2309.10400, section 3 and figure 6; simplex, flat and anywhere are our own. The authors' code
     draws `l_0` from `U{1..(Lc+1)//2}`; we follow the paper.
@@ -224,6 +224,9 @@ class CREAM:
     `(Lc - 1) // 2`. The middle chunk has `m = Lc - 2h` tokens. With `alpha = Lt / Lo`, its last position is
     `P_e ~ U{h + (m-1) x/2 .. Lo x/2 - h - 1}`, where x is a Gaussian of mean `1 + alpha` and standard deviation
     `sigma`, truncated to `[2, 2 alpha]` and rounded. Text: contiguous, from a uniformly drawn start.
+
+    Attributes:
+        sigma: standard deviation of x, above 0.
 
     Source: CREAM, arXiv 2406.07138, section 3. Deliberate deviations from the authors' code: the truncated CDF is
     normalised (theirs moves the mass outside onto the ends); `h` is drawn per example (theirs per 3000); x is rounded

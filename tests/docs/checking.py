@@ -2,6 +2,8 @@
 
 import ast
 from collections.abc import Mapping
+from contextlib import redirect_stdout
+from io import StringIO
 from typing import Any
 
 import typer.main
@@ -27,14 +29,15 @@ def parse(arguments: list[str]) -> tuple[str, dict[str, Any]]:
     """
     command: Any = typer.main.get_command(build_app())
     try:
-        with command.make_context("skipwise", list(arguments)) as context:
+        # `--help` prints.
+        with redirect_stdout(StringIO()), command.make_context("skipwise", list(arguments)) as context:
             rest = [*context._protected_args, *context.args]
             if not rest:
                 return "", context.params
             verb, found, rest = command.resolve_command(context, rest)
             with found.make_context(verb, rest, parent=context) as inner:
                 return verb, inner.params
-    except typer.Exit:  # --help
+    except typer.Exit:
         return "", {}
     except (typer.TyperException, ConfigError) as error:
         said = error.format_message() if isinstance(error, typer.TyperException) else str(error)

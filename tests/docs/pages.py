@@ -7,7 +7,9 @@ A block of `console` has commands and, beneath each, what it prints:
     ...
 
 A command goes on after a backslash and in a here-document. `...` stands for lines, or the part of a line, that are left
-out. Comments on the lines before a block steer the test:
+out. A call of `skipwise` that ends with `&` runs until the end of the page.
+
+Comments on the lines before a block steer the test:
 
     <!-- run: with --set training.max_steps=2 -->   adds arguments to `skipwise extend`, `compare` and `pilot`
     <!-- run: with eval --set trials=2 -->          adds them to another verb

@@ -15,12 +15,14 @@ from contextlib import chdir
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from unittest.mock import patch
 
 from forked import Forked, start
 
 from docs.pages import Block, Command, PageError
 
 _NUMBER = re.compile(r"\d[\d.,]*(e[-+]?\d+)?")
+_EXPORT = re.compile(r"export (\w+)=(\S+)")
 _SECONDS = 240.0
 _SHIM = f"""#!{sys.executable}
 import sys
@@ -103,7 +105,7 @@ class Terminal:
             PageError: an exit code is another than the page says, or a shown line was not printed.
         """
         if block.language == "python":
-            with chdir(self.folder):
+            with chdir(self.folder), patch.dict(os.environ, self.environment):
                 exec(compile(block.text, f"<line {block.line}>", "exec"), self._names)
             return
         commands = block.commands()
@@ -114,6 +116,9 @@ class Terminal:
     def _run(self, command: Command, block: Block, expected: int) -> None:
         if command.text.startswith("cd "):
             self.folder = (self.folder / command.text[3:].strip()).resolve(strict=True)
+            return
+        if variable := _EXPORT.fullmatch(command.text.strip()):
+            self.environment[variable[1]] = shlex.split(variable[2])[0]
             return
         if command.text.endswith("&"):
             self._start(command)
@@ -140,6 +145,8 @@ class Terminal:
         words = Command(command.text.rstrip("& "), command.shown, command.line).words
         if words is None:
             raise PageError(f"line {command.line}: only a call of skipwise runs in the background")
+        if not any(line.strip(" .") for line in command.shown):
+            raise PageError(f"line {command.line}: show the line that says that it is ready, to wait for")
         running = start(_call, str(self.folder), words, self.environment)
         self._background.append(running)
         end = time.monotonic() + 60

@@ -7,45 +7,44 @@ from collections.abc import Callable
 from pathlib import Path
 
 from chat_templates import CHATML
-from tiny_models import NO_SPECIAL, byte_tokenizer, tiny_config, tiny_model
+from tiny_models import tiny_config, tiny_model
+from transformers import AutoTokenizer
 
 from docs.pages import ROOT
+from skipwise.demo.run import BASE as EMBEDDED
 
 ORIGINAL = 4096
 
 
 def make_common(folder: Path) -> None:
-    """Writes `my-model` (a random Llama of window 4096, one token per byte), `docs` (24 long texts), `chats.jsonl`
-    (40 conversations) and `long-document.txt`."""
-    # One layer with one head: passes over 32k tokens take a second.
-    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1}
-    config = tiny_config("llama", vocab_size=260, max_position_embeddings=ORIGINAL, **shape, **NO_SPECIAL)
-    tiny_model(config).save_pretrained(folder / "my-model")
-    tokenizer = byte_tokenizer()
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})  # type: ignore[dict-item]
-    tokenizer.eos_token = "<|im_end|>"
-    tokenizer.chat_template = CHATML
+    """Writes `my-model` (a random Llama of window 4096 with the embedded model's tokenizer and a chat template), `docs`
+    (24 texts of over 32k tokens), `chats.jsonl` (400 conversations) and `long-document.txt` (over 4096 tokens)."""
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.eos_token, tokenizer.chat_template, tokenizer.model_max_length = "<|im_end|>", CHATML, ORIGINAL
     tokenizer.save_pretrained(folder / "my-model")
-    _write_documents(folder / "docs")
-    longest = max((folder / "docs").iterdir(), key=lambda path: path.stat().st_size)
-    (folder / "long-document.txt").write_bytes(longest.read_bytes()[:20_000])
+    # One layer with one head: passes over 32k tokens take a second.
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1}
+    ids = {"bos_token_id": 0, "pad_token_id": 0, "eos_token_id": tokenizer.eos_token_id}
+    sizes = {"vocab_size": len(tokenizer), "intermediate_size": 64, "max_position_embeddings": ORIGINAL}
+    tiny_model(tiny_config("llama", **shape, **sizes, **ids)).save_pretrained(folder / "my-model")
+    texts = _long_texts()
+    (folder / "docs").mkdir()
+    for i, text in enumerate(texts):
+        (folder / "docs" / f"{i:02d}.md").write_text(text, encoding="utf-8")
+    (folder / "long-document.txt").write_text(texts[0][:20_000], encoding="utf-8")
     with (folder / "chats.jsonl").open("w") as file:
-        for i in range(40):
-            said = [
-                ("user", f"What is {i} times {i}? Say it in a sentence."),
-                ("assistant", f"{i} times {i} is {i * i}."),
-            ]
+        for i in range(400):
+            said = [("user", f"What is {i} times {i}?"), ("assistant", f"{i} times {i} is {i * i}.")]
             messages = [{"role": role, "content": content} for role, content in said * 8]
             file.write(json.dumps({"messages": messages}) + "\n")
 
 
-def _write_documents(folder: Path) -> None:
-    """The longest modules of the standard library, as Markdown: texts that are there without a network."""
-    folder.mkdir()
-    library = Path(sysconfig.get_path("stdlib"))
-    modules = sorted(library.glob("*.py"), key=lambda path: (-path.stat().st_size, path.name))[:24]
-    for module in modules:
-        (folder / f"{module.stem}.md").write_text(module.read_text(encoding="utf-8")[:120_000], encoding="utf-8")
+def _long_texts() -> list[str]:
+    """Modules of the standard library, several to a text of 130 kB: texts that are there without a network."""
+    modules = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
+    whole = "\n\n".join(module.read_text(encoding="utf-8") for module in modules)
+    return [whole[start : start + 130_000] for start in range(0, 24 * 130_000, 130_000)]
 
 
 def _examples(folder: Path, _made: Path) -> None:

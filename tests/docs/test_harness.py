@@ -98,6 +98,7 @@ def test_numbers_of_output_may_differ_and_words_may_not() -> None:
     [
         (["$ ls", "my-modle"], "shows 'my-modle'"),
         (["$ test -d nowhere"], "exit code 1, not 0"),
+        (["$ skipwise serve my-model &", "..."], "the line that says that it is ready"),
         (["$ cat <<EOF > a.txt", "some words", "EOF", "$ cat a.txt", "other words"], "shows 'other words'"),
     ],
 )
@@ -117,6 +118,9 @@ def test_calls_of_skipwise_run_as_in_a_terminal(tmp_path: Path) -> None:
             block(tmp_path, "<!-- run: exit 2 -->\n```console\n$ skipwise doctr\nskipwise: No such ...\n```\n")
         )
         terminal.run(block(tmp_path, "```python\nvalue = 1\n```\n"))
-        terminal.run(block(tmp_path, "```python\nassert value == 1\n```\n"))
+        terminal.run(console(tmp_path, "$ export SKIPWISE_CACHE=here", "$ echo $SKIPWISE_CACHE", "here"))
+        terminal.run(
+            block(tmp_path, "```python\nimport os\nassert (value, os.environ['SKIPWISE_CACHE']) == (1, 'here')\n```\n")
+        )
         with pytest.raises(PageError, match="exit code 0, not 2"):
             terminal.run(block(tmp_path, "<!-- run: exit 2 -->\n```console\n$ skipwise --version\n```\n"))

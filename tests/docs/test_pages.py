@@ -19,7 +19,14 @@ def _pages(*, run: bool) -> list[Any]:
         for path in pages()
         if not run or any(block.runs for block in read_page(path).of_language("console", "python"))
     ]
-    return [pytest.param(path, id=path.relative_to(ROOT).as_posix()) for path in found]
+    return [pytest.param(path, id=path.relative_to(ROOT).as_posix(), marks=_one_at_a_time(path)) for path in found]
+
+
+def _one_at_a_time(path: Path) -> list[pytest.MarkDecorator]:
+    """Pages that start servers all use the port that readers would."""
+    blocks = read_page(path).of_language("console")
+    serves = any(line.startswith("$ skipwise serve") for block in blocks if block.runs for line in block.lines)
+    return [pytest.mark.xdist_group("port")] if serves else []
 
 
 @pytest.mark.parametrize("path", _pages(run=False))
@@ -41,7 +48,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("processes")
 @pytest.mark.parametrize("path", _pages(run=True))
 def test_a_page_runs(path: Path, shared: Path, tmp_path: Path) -> None:
     folder = tmp_path / "page"

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from reference_pages.formats import SUITE_FIELDS
 
 from skipwise.data.documents import Document
 from skipwise.errors import ConfigError, DataError
@@ -57,6 +58,7 @@ def text_of(item: Item) -> str:
 
 
 def test_every_length_is_met_and_never_passed(suite: SuiteFolder) -> None:
+    assert {*suite.index} <= {*SUITE_FIELDS}, "scripts/reference_pages/formats.py tells every field"
     assert list(suite.kinds) == ["fact", "continue", "continue_control", "order", "which_document"]
     for kind in suite.kinds:
         for length in LENGTHS:

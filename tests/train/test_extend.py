@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from reference_pages.formats import RUN_FIELDS
 from tiny_runs import STEPS, TARGET, assert_equal_weights, losses, run, settings_of, weights
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
@@ -159,6 +160,7 @@ def test_the_folder_holds_a_checkpoint_that_both_eras_read(finished: ExtendResul
 def test_the_record_tells_all_that_was_done(finished: ExtendResult) -> None:
     record = json.loads((finished.folder / "skipwise.json").read_text())
     assert record == json.loads(json.dumps(finished.record))
+    assert {*record} <= {*RUN_FIELDS}, "scripts/reference_pages/formats.py tells every field"
     assert record["window"] == {"train": 32, "original": 64, "target": TARGET}
     assert record["seed"] == record["config"]["seed"] == 5
     # Every default is spelled out, the recipe's too.

@@ -131,12 +131,12 @@ class EvaluationConfig(StrictModel):
     """How every arm is measured, on the same held-out documents and prompts.
 
     Attributes:
-        tasks: names of tasks, or mappings with `kind`, the task's settings and, if not those below, `lengths`.
-        lengths: input lengths in tokens; by default the original window and its doublings up to the target.
+        tasks: what is measured: names of tasks, or mappings of `kind`, the task's settings and `lengths` of its own.
+        lengths: input lengths. By default the original window and its doublings up to the target.
         suites: folders of suites made by `skipwise eval build-suite`, measured at their own lengths.
-        documents: their source; by default the held-out part of the run's own `data.source`.
-        regression: whether to measure the loss on short text against the base, too.
-        seed: of prompts and of the choice of documents.
+        documents: source of the documents. By default the held-out part of the run's own `data.source`.
+        regression: also measures the loss on short text against the base.
+        seed: seed of prompts and of the choice of documents.
     """
 
     tasks: list[str | dict[str, Any]] = Field(
@@ -156,9 +156,9 @@ class CostConfig(StrictModel):
     """Time and memory of a training step by target length, each in a process of its own.
 
     Attributes:
-        targets: context lengths, in tokens.
-        arms: which arms; by default the reference and `full`.
-        steps: number of timed steps, each of one window, after one for warm-up.
+        targets: context lengths.
+        arms: the arms to time. By default the reference and `full`.
+        steps: number of timed steps of one window each, after one for warm-up.
     """
 
     targets: list[Length] = Field(min_length=1)
@@ -172,14 +172,14 @@ class Comparison(StrictModel):
     Attributes:
         run: settings that all arms share, as `skipwise.config.RunConfig` has them.
         arms: what is compared.
-        reference: the arm that the others are compared with; by default the first of kind `pose`, else the first that
+        reference: the arm that the others are compared with. By default the first of kind `pose`, else the first that
             is trained.
-        seeds: of training; every trained arm runs once with each.
-        reach: validation perplexity at the target, for the number of tokens to reach it; by default the reference's
-            last one.
+        seeds: seeds of training. Every trained arm runs once with each.
+        reach: validation perplexity at the target, for which the tokens to reach it are counted. By default the
+            reference's last one.
         evaluation: what is measured.
-        costs: time and memory by target length; None measures none.
-        output: folder of all results.
+        costs: time and memory by target length. By default not measured.
+        output: folder of all results. By default the run's own output with `-compared`.
     """
 
     run: dict[str, Any]

@@ -15,13 +15,13 @@ class SourceConfig(StrictModel):
     """One entry of a mixture.
 
     Attributes:
-        replay: whether the entry's share is of short replay: whole steps, evenly spaced, with windows of the original
-            length without skips, which preserve short-context quality.
-        source: as in `DataConfig`. A replay entry without one replays the texts of the other entries.
+        replay: trains the entry's share on windows of the original length without skips, in whole steps that are evenly
+            spaced. They preserve short-context quality.
+        source: as in `data`. A replay entry without a source replays the texts of the other entries.
         weight: its part of the run's tokens, relative to the weights of the other entries. Tokens that are no labels
             count. A step's loss is the mean over its labels, so a source with few of them weighs less in the loss.
-        format, field, skip_unreadable, min_tokens, join, skips_at, control_tokens: as in `DataConfig`; None: as in the
-            mixture's.
+        format, field, skip_unreadable, min_tokens, join, skips_at, control_tokens: as in `data`, whose value is the
+            default.
     """
 
     replay: bool = False

@@ -58,34 +58,34 @@ class DataConfig(StrictModel):
     """The documents to train on.
 
     Attributes:
-        source: a file, folder, glob, hub data set or `stdlib`, or a list of these; with `mixture` those of the entries.
-        mixture: several sources, each with a weight: its part of the run's tokens. What an entry leaves open is as
-            given here. A list in place of all settings of `data` is read as this one.
-        format: what records hold: `text`, or `conversations` (`messages` of OpenAI's form or `conversations` of
-            ShareGPT's), which the model's chat template writes, with labels on the assistant's turns alone; `auto`
-            finds it by the first records.
-        field: field with the text in JSON lines, CSV, Parquet and hub data sets; `a.b` for field `b` of field `a`;
-            also a field with the messages of a conversation.
-        skip_unreadable: skips files and records that cannot be read, with a warning and a count in the run's record.
-            Otherwise all of them are reported and nothing is trained. A null or empty row counts as empty, not as
-            unreadable.
-        min_tokens: shorter documents are dropped, or joined; by default the training window.
-        join: joins short documents until they are long enough; by default conversations, and not texts.
-        skips_at: where skips fall in conversations: at `turns`, where one begins within a quarter of a window, or
-            `anywhere`. Windows begin at a turn in either case. At turns by default, so that what the model learns to
-            answer stands whole before it; how often each distance is trained hardly changes.
-        mask_joints: masks the label of a chunk's first token if the token before it is not its predecessor in the text.
-        held_out: share of documents, chosen by their text, that is held out for validation. If these are shorter than
-            validation's shortest length, the end of the longest other document is held out too.
+        source: a file, a folder, a pattern, a hub data set or `stdlib` (the Python sources of the running interpreter),
+            or a list of these. With `mixture` it is left out.
+        mixture: several sources, each with its weight. What an entry leaves open is as given here. A list in place of
+            all settings of `data` is read as a mixture.
+        format: what records hold. `conversations` are `messages` of OpenAI's form or `conversations` of ShareGPT's; the
+            model's chat template writes them, and only the assistant's turns are labels. `auto` looks at the first
+            records.
+        field: field of a record with its text or messages, in JSON, JSON lines, CSV, Parquet and hub data sets. `a.b`
+            is field `b` of field `a`.
+        skip_unreadable: skips files and records that cannot be read, and counts them in the run's record. Otherwise all
+            of them are reported and nothing is trained. A null or empty row counts as empty, not as unreadable.
+        min_tokens: shorter documents are dropped, or with `join` joined. By default the training window.
+        join: joins short documents until they are long enough. By default conversations are joined and texts are not.
+        skips_at: where skips fall in conversations. `turns` moves a skip to the beginning of a turn if there is one
+            within a quarter of a window, so that no turn is torn apart. Windows begin at a turn in either case.
+        mask_joints: does not train the first token of a chunk if the token before it is not its predecessor in the
+            text.
+        held_out: share of documents, chosen by their text, that is held out of training for validation. If they are too
+            short for validation, the end of the longest other document is held out too.
         retrieval: share of windows that are generated retrieval exercises instead of text from documents.
-        retrieval_language: code of the language of exercises, such as `ja`; the text around a key may be of documents.
-        near_labels: share of labels kept in all chunks but the last, whose queries have nothing far away to attend to;
-            below 1, distant context weighs more in the loss.
-        control_tokens: how documents are read that spell control tokens such as `<|im_end|>`: `text` as ordinary text;
-            `tokens` as the tokens, for corpora written for this tokenizer.
-        streaming: reads Parquet files or hub data sets during training instead of tokenizing them first; for corpora
+        retrieval_language: code of the language of the exercises: `en`, `de`, `fr`, `es`, `ja`, `zh` or `ko`.
+        near_labels: share of the labels that are trained in all chunks but the last, whose tokens have nothing far away
+            to attend to. Below 1, distant context weighs more in the loss.
+        control_tokens: how a control token such as `<|im_end|>` is read that documents spell: as ordinary text, or as
+            the token, for corpora written for this tokenizer.
+        streaming: reads Parquet files or hub data sets during training instead of tokenizing them first, for corpora
             larger than the disk.
-        buffer: with `streaming`, documents that each window of a step keeps in memory to shuffle.
+        buffer: with `streaming`, number of documents that each window of a step keeps in memory to shuffle.
     """
 
     source: str | list[str] = Field(
@@ -175,16 +175,16 @@ class FullTuning(StrictModel):
 
 
 class LowRankTuning(StrictModel):
-    """Train low-rank additions to the linear layers. They are merged into the weights at the end.
+    """Train a LoRA adapter on the linear layers. It is merged into the weights at the end.
 
     Attributes:
-        kind: dtype of the weights under the additions: the run's (`lora`) or 4 bits (`qlora`).
-        rank: rank of each addition.
-        alpha: the adapter is multiplied by `alpha / rank`; by default twice the rank.
-        dropout: share of inputs dropped on the low-rank path.
-        target_modules: names of the linear layers; by default all of the decoder.
+        kind: dtype of the weights under the adapter: the run's (`lora`) or 4 bits (`qlora`).
+        rank: LoRA rank.
+        alpha: LoRA alpha: the adapter is multiplied by `alpha / rank`. By default twice the rank.
+        dropout: share of the adapter's inputs that is dropped.
+        target_modules: names of the linear layers with an adapter. By default all of the decoder.
         train_norms: also trains the norms, in full.
-        train_embeddings: also trains embeddings and head, in full.
+        train_embeddings: also trains embeddings and output head, in full.
 
     Source: LongLoRA (arXiv 2309.12307) on norms and embeddings.
     """
@@ -199,18 +199,17 @@ class LowRankTuning(StrictModel):
 
 
 class LoraTuning(LowRankTuning):
-    """Low-rank additions to weights in the run's own dtype."""
+    """Train a LoRA adapter over weights in the run's own dtype. It is merged into the weights at the end."""
 
     kind: Literal["lora"] = "lora"  # pyright: ignore[reportIncompatibleVariableOverride] - frozen
 
 
 class QloraTuning(LowRankTuning):
-    """Low-rank additions to 4-bit weights (bitsandbytes); the final model is in full precision.
+    """Train a LoRA adapter over weights in 4 bits (bitsandbytes). The final model is in full precision.
 
     Attributes:
-        quant: the 16 values of a weight in its block of 64: quantiles of a normal distribution (`nf4`) or 4-bit floats
-            (`fp4`).
-        double_quant: stores the scales of the blocks in 8 bits.
+        quant: number format of the 4-bit weights: quantiles of a normal distribution (`nf4`) or 4-bit floats (`fp4`).
+        double_quant: stores the scales of the blocks of weights in 8 bits.
 
     Source: QLoRA (arXiv 2305.14314), section 3.
     """
@@ -232,10 +231,11 @@ class GrowthConfig(StrictModel):
     down to one per device, or with `keep_tokens` to one per step.
 
     Attributes:
-        window: training window of these steps: tokens, or `4x` for four times the run's own; at most the target.
-        target: target of their skips, likewise; by default the run's. The interpolation stays that of the run's target.
-        sampler: sampler fields that differ in these steps, such as `{chunks: 3}`.
-        share: share of the run's steps, counted from the end, unless a later stage takes over.
+        window: training window of these steps, at most the target.
+        target: target of their skips. By default the run's. The interpolation stays that of the run's target.
+        sampler: settings of the sampler that differ in these steps, such as `{chunks: 3}`.
+        share: share of the run's steps that the stage has, counted from the end. A later stage takes over the last of
+            them.
     """
 
     window: GrownWindow = "1x"
@@ -262,10 +262,10 @@ class ValidationConfig(StrictModel):
     """Validation during training: perplexity of the same last tokens of held-out documents with growing left context.
 
     Attributes:
-        lengths: context lengths; by default the original window and its doublings up to the target.
+        lengths: context lengths. By default the original window and its doublings up to the target.
         num_documents: number of held-out documents per length.
-        every_steps: interval in steps, besides the first and last step; 0 for these two alone, by default a quarter of
-            the run.
+        every_steps: number of steps from one validation to the next, besides those before the first and after the last
+            step; 0 for these two alone. By default a quarter of the run.
     """
 
     lengths: list[Length] | None = None
@@ -277,9 +277,10 @@ class GuardConfig(StrictModel):
     """What happens at a bad step: the optimizer skips it, and too many of them end the run.
 
     Attributes:
-        bad_steps: number of bad steps that ends the run, with their items saved. Under DeepSpeed, which cannot skip a
-            step, the first one does.
-        rise: a loss is bad if it is not finite, or by so much (nats per token) above the median of recent ones.
+        bad_steps: number of bad steps after which the run ends; their items are listed in `bad-items.json`. Under
+            DeepSpeed, which cannot skip a step, the first one ends it.
+        rise: a step is bad if its loss is not finite, or is this far (in nats per token) above the median of recent
+            steps.
     """
 
     bad_steps: int = Field(default=3, ge=1)
@@ -287,11 +288,11 @@ class GuardConfig(StrictModel):
 
 
 class ParallelConfig(StrictModel):
-    """Parallelism.
+    """How processes share windows.
 
     Attributes:
-        context: context parallelism: number of processes that share each window, a part of its tokens each, for windows
-            that do not fit one device; by default each process has windows of its own.
+        context: context-parallel size: number of processes that split each window among them, for windows that do not
+            fit one device.
     """
 
     context: int = Field(default=1, ge=1)
@@ -302,35 +303,35 @@ class RunConfig(StrictModel):
 
     Attributes:
         model: a folder, a hub name, a `.gguf` file, or `embedded` for the small model of the package.
-        recipe: a name of `recipes.RECIPES`, overridden by the run's own settings; `auto` lets `recipes.resolve` choose.
-        target: context length to extend to, in tokens.
-        window: training window in tokens; by default the original window, at most 2k.
-        original: window that the base model was pre-trained for, in tokens, if its config does not tell (Qwen3's says
-            40960, but it was 32768).
-        output: folder of the extended model; by default `runs/<model>-<target>`.
-        interpolation: kind and fields; by default the model's own, else YaRN.
-        sampler: kind and fields of the position sampler.
-        data: what to train on.
-        tuning: which parameters are trained.
-        growth: stages with larger windows for the last steps, in order; none by default.
-        keep_tokens: no step has more tokens than others, even if one grown window is more than a device's share of a
-            step; some micro-batches are then empty. Not with sharded models or context parallelism.
+        recipe: a named set of settings. The run's own settings override it. `auto` chooses by model and documents.
+        target: window to extend to.
+        window: training window. By default the original window, at most 2k.
+        original: window that the base model was pre-trained for, if its config does not tell (Qwen3's says 40960, but
+            it was 32768).
+        output: folder of the extended model. By default `runs/<model>-<target>`.
+        interpolation: how rotary frequencies change. By default the model's own interpolation, else YaRN.
+        sampler: how positions skip in a training window, and which text goes with them.
+        data: what to train on: settings, or a list of sources with weights.
+        tuning: which parameters are trained. By default all of them.
+        growth: stages with wider windows for the last steps, in order. By default none.
+        keep_tokens: keeps the tokens of a step the same, even if one grown window is more than a device's share of a
+            step. Some micro-batches are then empty. Not with sharded models or context parallelism.
         short_steps: share of the steps, evenly spaced, with windows of the original length without skips. They preserve
             short-context quality. In a mixture, `replay` entries take its place.
-        dilution: diluted attention: each key of an earlier chunk counts for all keys that its skip leaves out, so that
-            attention learns to cope with as many keys as the target has (`skipwise.loss.diluted_mask`). Works best with
-            text aligned to positions: `sampler: {kind: pose, text: aligned, start: mixed}`.
+        dilution: diluted attention: a key of an earlier chunk also stands for the keys that the skip leaves out, so
+            that attention learns to cope with as many keys as the target has. It works best with text aligned to
+            positions: `sampler: {kind: pose, text: aligned, start: mixed}`.
         validation: what is measured during training.
-        calibrate: chooses an attention factor for the target after training (`skipwise.calibrate`).
+        calibrate: chooses an attention factor for the target after training, as `skipwise calibrate` does.
         guard: what happens at steps whose loss is not finite or explodes.
         parallel: how processes share windows. It does not change what is trained, except for the recipe that `auto`
             chooses with context parallelism.
-        training: any of `transformers.TrainingArguments`. Defaults are the paper's: AdamW, learning rate 2e-5, 10
-            warm-up steps (at most a tenth of all), 1000 steps, 64 windows per step, gradient checkpointing.
-        dtype: of the parameters in training: `float32`, `bfloat16`, `float16`, or `auto` for the checkpoint's own.
-        attention: attention implementation of transformers; by default the model's own choice.
+        training: settings of the Trainer: any of `transformers.TrainingArguments`. Defaults are the paper's: AdamW,
+            learning rate 2e-5, 10 warm-up steps, 1000 steps, 64 windows per step, gradient checkpointing.
+        dtype: number format of the parameters in training. `auto` is the checkpoint's own.
+        attention: attention implementation of transformers. By default the model's own choice.
         seed: seed of all random draws.
-        trust_remote_code: runs Python code of a hub repository.
+        trust_remote_code: runs the Python code of a hub repository. Read it first.
     """
 
     model: str

@@ -27,8 +27,12 @@ class ArmRun:
     """One training run of an arm.
 
     Attributes:
+        status: whether it was completed.
         seed: of training; None where nothing is trained.
         failure: kind of failure, such as `out of memory`.
+        error: message of the failure.
+        steps: optimizer steps.
+        tokens: tokens trained on.
         training_seconds: within the steps alone: neither data, nor preflight, nor validation.
         peak_bytes: peak memory of the process when training ended.
     """
@@ -55,7 +59,10 @@ class ComparedArm:
     Attributes:
         like: the kind of arm that it is or is a variant of; None if unknown.
         trained: False for an arm that is measured as it is.
+        interpolation: kind and settings; None where there is none.
         sampler: of positions: kind and settings; None where nothing is trained, or it does not tell its settings.
+        settings: those in which the arm differs from the others.
+        runs: one for each seed.
     """
 
     like: str | None = None
@@ -80,7 +87,17 @@ class ComparedArm:
 class Difference:
     """An arm against the reference, paired by document or prompt, with its 95% interval.
 
-    Of the metric `perplexity` the value is ln(arm / reference); of a share it is arm - reference.
+    Attributes:
+        arm: name of the arm.
+        reference: name of the arm that it is compared with.
+        task: what was measured.
+        metric: as in the results.
+        length_tokens: length of the input.
+        value: ln(arm / reference) of the metric `perplexity`; arm - reference of a share.
+        ci_low: lower end of the interval.
+        ci_high: upper end of the interval.
+        num_pairs: documents or prompts that both measured.
+        num_seeds: seeds of training that both have.
     """
 
     arm: Name
@@ -102,7 +119,15 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reached:
-    """How many training tokens an arm needed to reach a perplexity; None: it never did."""
+    """How many training tokens an arm needed to reach a perplexity.
+
+    Attributes:
+        arm: name of the arm.
+        seed: of training.
+        perplexity: the perplexity to reach.
+        length_tokens: context length at which it is validated.
+        tokens: training tokens; None if it never reached it.
+    """
 
     arm: Name
     seed: int
@@ -113,7 +138,16 @@ class Reached:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What one training step of an arm takes for a target window, in seconds and bytes; None where it failed."""
+    """What one training step of an arm takes for a target window.
+
+    Attributes:
+        arm: name of the arm.
+        target_tokens: the target window.
+        step_seconds: seconds of a step; None where it failed.
+        peak_bytes: peak memory of the process; None where it failed.
+        status: whether it was completed.
+        error: message of the failure.
+    """
 
     arm: Name
     target_tokens: int
@@ -125,9 +159,23 @@ class Cost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Arms trained on equal tokens and measured alike; `made` tells how it came about, `kind` tells it from others.
+    """Arms trained on equal tokens and measured alike.
 
-    `rises` are differences of each arm's perplexity at longer lengths to its own at the shortest, paired by document.
+    Attributes:
+        model: the base model.
+        window: `train`, `original` and `target`, in tokens.
+        reference: the arm that others are compared with.
+        seeds: of training.
+        steps: optimizer steps of each run.
+        tokens_per_step: tokens of a step.
+        arms: by name.
+        differences: of each arm against the reference.
+        rises: of each arm's perplexity at longer lengths against its own at the shortest, paired by document.
+        reached: training tokens by arm and seed.
+        costs: of a step by arm and target.
+        made: when, where and with which versions it was made.
+        settings: of the comparison.
+        kind: tells the file from others.
     """
 
     model: str

@@ -13,8 +13,10 @@ class Verdict:
     """The result of one probe.
 
     Attributes:
+        name: of the probe, such as `reach`.
         status: `pass`, `fail` (do not train), or `note` (worth knowing).
         detail: what was measured, with numbers.
+        cure: what to do; empty unless it failed.
     """
 
     name: str

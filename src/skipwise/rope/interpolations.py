@@ -81,7 +81,7 @@ class Linear:
     """Position interpolation: `inv_freq / alpha` for every pair.
 
     Attributes:
-        factor: used instead of `alpha`; None for `target / original`.
+        factor: used instead of `alpha`. By default `target / original`.
 
     Source: Chen et al., arXiv 2306.15595, equation 4.
     """
@@ -104,7 +104,7 @@ class NTK:
     """NTK-aware base change: `theta' = theta * alpha ** (d / (d - 2))`. Only the base changes, so all engines load it.
 
     Attributes:
-        theta: a freely chosen base instead (adjusted base frequency, ABF); None for the formula.
+        theta: another base (adjusted base frequency, ABF). By default that of the formula.
 
     Source: bloc97's NTK-aware scaling, as stated in YaRN (arXiv 2309.00071), definition 1; ABF: Xiong et al.,
     arXiv 2309.16039, section 2.1.
@@ -202,14 +202,14 @@ class YaRN:
     Attributes:
         beta_fast: pairs with at least this many turns over the original window are unchanged.
         beta_slow: pairs with at most this many turns are fully interpolated.
-        attention_factor: factor on cos and sin. None for `0.1 ln(alpha) + 1`, or with both `mscale` and
+        attention_factor: factor on cos and sin. By default `0.1 ln(alpha) + 1`, or with both `mscale` and
             `mscale_all_dim` for `(0.1 mscale ln(alpha) + 1) / (0.1 mscale_all_dim ln(alpha) + 1)`.
         attention_factor_scale: multiplies that factor; chosen by calibration. A factor other than the formula's is
             exported twice: as `attention_factor` for transformers, and as `attn_factor`, relative to the formula, for
             vLLM and SGLang, which read only that (transformers logs that it does not know `attn_factor`).
         truncate: rounds the bounds of the ramp outwards to whole pairs, as the authors do.
-        factor: used instead of `alpha`; None for `target / original`.
-        mscale: DeepSeek's weight of the logarithm; None if the model has none.
+        factor: used instead of `alpha`. By default `target / original`.
+        mscale: DeepSeek's weight of the logarithm, if the model has one.
         mscale_all_dim: DeepSeek's weight for all dimensions of the head, which its attention applies separately.
 
     Source: Peng et al., arXiv 2309.00071, definition 2 and equations 17 to 22.
@@ -287,7 +287,7 @@ class Llama3:
     Attributes:
         low_freq_factor: pairs with at most this many turns over the original window are divided by alpha.
         high_freq_factor: pairs with at least this many turns are unchanged.
-        factor: used instead of `alpha`; None for `target / original`.
+        factor: used instead of `alpha`. By default `target / original`.
 
     Source: Meta's Llama 3.1 release (models/llama3/reference_impl/model.py, `apply_scaling`).
     """
@@ -335,12 +335,12 @@ class LongRoPE:
     applies to both. `table` is that of the long list if the target is beyond the original window.
 
     Attributes:
-        short_factor: rotary_dim / 2 divisors for inputs within the original window; None for all 1.
-        long_factor: divisors for longer inputs. The paper finds them by evolutionary search. None takes YaRN's (beta 32
+        short_factor: divisors for inputs within the original window, `rotary_dim / 2` of them. By default all 1.
+        long_factor: divisors for longer inputs. The paper finds them by evolutionary search. By default YaRN's (beta 32
             and 1), which run from 1 at the fastest pair to alpha at the slowest.
-        attention_factor: factor on cos and sin; None for the formula. A given one is exported as `attention_factor` for
-            transformers and as `short_mscale` and `long_mscale` for vLLM and SGLang.
-        factor: used instead of `alpha` in the default divisors and in the formula; None for `target / original`.
+        attention_factor: factor on cos and sin. By default that of the formula. A given one is exported as
+            `attention_factor` for transformers and as `short_mscale` and `long_mscale` for vLLM and SGLang.
+        factor: used instead of `alpha` in the default divisors and in the formula. By default `target / original`.
 
     Source: Ding et al., arXiv 2402.13753; the attention factor as in the authors' released code.
     """

@@ -54,11 +54,16 @@ class AuditRecord:
         time: when it ended, in UTC: `2026-11-30T06:45:15Z`.
         request_id: also in the response, as `X-Request-ID`.
         key: id of the key; "-" for none.
+        name: name of the key; "-" for none.
         role: of the key; "-" for none.
         client: address of the connection: a proxy's, if there is one in between.
         endpoint: the route; never the path as it was sent.
+        model: the model that was asked for, by one of the server's names.
+        mode: the mode that answered: `short` or `long`.
         original_window: of the model, in tokens: a longer request needs the long mode.
         asked_tokens: the prompt's and the most that might follow, which limits and modes go by.
+        prompt_tokens: tokens of the prompt.
+        completion_tokens: tokens of the answer, as far as it was sent.
         status: HTTP status; 499 if the client left before its answer was complete.
         code: why it was refused, as the client was told it (`code` of the error).
         seconds: from the request's head to its last byte.

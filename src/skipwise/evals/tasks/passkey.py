@@ -29,7 +29,7 @@ class Passkey(AtDepths):
         trials: number of trials per length, a multiple of `num_depths`.
         num_depths: number of parts of the text.
         haystack: the text around the key: plain sentences, or text of the documents.
-        language: code of the language of everything else, one of `languages.LANGUAGES`; None for that of the haystack.
+        language: code of the language of everything else, such as `ja`. By default that of the haystack.
 
     Source: landmark attention (arXiv 2305.16300); 50 trials a length as in PoSE (arXiv 2309.10400).
     """
