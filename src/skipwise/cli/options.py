@@ -78,9 +78,6 @@ Data = Annotated[
         shown="stdlib, Python's own source files",
     ),
 ]
-Original = Annotated[
-    int | None, option("--original TOKENS", "Context window of the base model.", shown="as its config says")
-]
 Base = Annotated[
     str | None, option("--base MODEL", "Base model, where the run's record is missing or wrong.", group=LOADING)
 ]

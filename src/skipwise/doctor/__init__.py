@@ -13,9 +13,11 @@ class, the attention backend and the installed versions. It is therefore measure
     file_checks.py one check a fault
 """
 
+import os
 from collections.abc import Callable
 
 import torch
+from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from skipwise.doctor.bench import Bench, undisturbed
@@ -65,7 +67,10 @@ def doctor(
     probes = (*_PROBES, *([dilution] if check_dilution else []), *([reload] if check_reload else []))
     with undisturbed(model, gradient_checkpointing=gradient_checkpointing):
         bench = Bench(model, window, interpolation, tokenizer, seed, mixed_precision)
-        return [verdict for probe in probes if (verdict := _run(probe, bench)) is not None]
+        # None hides it where there is no terminal.
+        hidden = None if os.environ.get("RANK", "0") == "0" else True
+        bar = tqdm(probes, desc="checking the model", unit="check", delay=2, leave=False, disable=hidden)
+        return [verdict for probe in bar if (verdict := _run(probe, bench)) is not None]
 
 
 def _run(probe: Callable[[Bench], Verdict | None], bench: Bench) -> Verdict | None:
