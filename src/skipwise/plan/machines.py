@@ -131,8 +131,8 @@ TYPICAL_PRICES: dict[str, float] = {
     "b200": 6.0,
     "mi300x": 3.5,
 }
-"""US dollars for an hour of one accelerator on demand, as specialised clouds asked in 2025; large clouds ask up to three
-times as much. An assumption, always to be said with the number: `skipwise pilot --price` gives the real one."""
+"""US dollars for an hour of one accelerator on demand, as specialised clouds asked in 2025; large clouds ask up to
+three times as much. An assumption, always to be said with the number: `skipwise pilot --price` gives the real one."""
 
 
 def this_cpu() -> Machine:
