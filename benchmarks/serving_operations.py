@@ -23,7 +23,7 @@ import openai
 
 from skipwise.model import load_model, save_model
 from skipwise.rope import INTERPOLATIONS
-from skipwise.serve.keys import Role, create_key, set_role
+from skipwise.serve.keys import change_role, create_key
 from skipwise.window import Window
 
 LENGTHS = {"analyst": (60, 60, 150, 600, 2500), "reader": (60, 60, 60, 200, 300)}
@@ -54,8 +54,8 @@ def main(folder: Path) -> None:
     )
     save_model(model, tokenizer, folder / "long")
     keys, log = folder / "keys.json", folder / "audit.jsonl"
-    set_role(keys, "analyst", Role())
-    set_role(keys, "reader", Role(max_context=256))
+    change_role(keys, "analyst", {})
+    change_role(keys, "reader", {"max_context": 256})
     holders = [(role, f"{role}{place}") for role, number in CLIENTS.items() for place in range(number)]
     owned = [(role, create_key(keys, name, role=role)) for role, name in holders]
     command = [sys.executable, "-m", "skipwise", "serve", str(folder / "long"), "--base", "embedded", "--port", "0"]

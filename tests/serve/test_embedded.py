@@ -27,7 +27,7 @@ from skipwise.inference.modes import TwoModes
 from skipwise.model import load_model, save_model
 from skipwise.rope import INTERPOLATIONS
 from skipwise.serve.backends import Embedded, Prompts
-from skipwise.serve.keys import Role, create_key, set_role
+from skipwise.serve.keys import change_role, create_key
 from skipwise.serve.refusals import Refusal
 from skipwise.serve.scheduler import Turns
 from skipwise.window import Window
@@ -155,7 +155,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     extended, tokenizer = load_model("embedded", interpolation=INTERPOLATIONS["yarn"](), window=WINDOW)
     save_model(extended, tokenizer, tmp_path / "long")
     keys, audit = tmp_path / "keys.json", tmp_path / "audit.jsonl"
-    set_role(keys, "reader", Role(max_context=256))
+    change_role(keys, "reader", {"max_context": 256})
     key, small = create_key(keys, "ada"), create_key(keys, "bob", role="reader")
     command = [sys.executable, "-m", "skipwise", "serve", str(tmp_path / "long"), "--base", "embedded", "--port", "0"]
     process = subprocess.Popen(
