@@ -57,7 +57,7 @@ def ran(monkeypatch: pytest.MonkeyPatch, sound_model: None) -> list[str]:
 
     monkeypatch.setattr(skipwise.compare.running, "_run_process", run)
     monkeypatch.setattr(importlib.import_module("skipwise.pilot.preparing"), "measure", lambda *_: SECONDS)
-    monkeypatch.setattr(importlib.import_module("skipwise.pilot.schedule"), "LEAST_TRIALS", 5)
+    monkeypatch.setattr(importlib.import_module("skipwise.pilot.measures"), "LEAST_TRIALS", 5)
     return names
 
 
