@@ -49,7 +49,7 @@ def test_a_pilot_that_is_killed_in_training_and_in_evaluation_goes_on(tiny_check
     killed_when(command, environment, lambda: any((job / "model").glob("checkpoint-*")))
     decided = json.loads((folder / "schedule.json").read_text())
     killed_when(
-        command, environment, lambda: (job / "samples.jsonl").is_file() and (job / "samples.jsonl").stat().st_size
+        command, environment, lambda: (job / "samples.jsonl").is_file() and (job / "samples.jsonl").stat().st_size > 0
     )
     assert not (job / "outcome.json").exists()
     done = subprocess.run(command, env=environment, capture_output=True, text=True)

@@ -2,12 +2,15 @@
 
 import dataclasses
 import itertools
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from skipwise.config import RunConfig
 from skipwise.config.stages import run_stages
+from skipwise.pilot.arms import Pacer
 from skipwise.pilot.measures import LEAST_TRIALS, Costs, Measures, Wanted
 from skipwise.pilot.preparing import training_seconds, windows_at_a_time
 from skipwise.pilot.schedule import (
@@ -22,6 +25,7 @@ from skipwise.pilot.schedule import (
     make_schedule,
     schedule_within,
 )
+from skipwise.pilot.state import PilotFolder
 from skipwise.train.layout import Layout
 from skipwise.window import Window
 
@@ -233,3 +237,21 @@ def test_what_is_added_to_a_small_pilot_or_named() -> None:
     more = make_schedule(given + 2 * sum(added.values()), 20.0, SMALL, costs(), SMALL_TRAINING)
     assert (more.measures.passkeys, more.measures.texts, more.left_out) == ((4096, 16384), 4, [])
     assert {part.task["trials"] for part in SMALL.parts(more.measures, costs()) if "trials" in part.task} == {5}
+
+
+@pytest.mark.parametrize(("took", "factor"), [(2.0, 2.0), (1.0, 1.0), (0.8, 0.8), (0.1, 0.5)])
+def test_steps_follow_the_speed_of_the_arms_before_training(tmp_path: Path, took: float, factor: float) -> None:
+    found = make_schedule(2000.0, 0.0, WANTED, costs(), TRAINING)
+    folder = PilotFolder(tmp_path, time.time())
+    pacer = Pacer(
+        folder=folder, schedule=found, wanted=WANTED, costs=costs(), training=TRAINING, base="m", tell=lambda _: None
+    )
+    # Two starts; what base and interpolation only are asked.
+    parts = WANTED.parts(found.measures, costs())
+    planned = 10.0 + sum(part.seconds * sum(part.arms >= arms for arms in (3, 2)) for part in parts)
+    folder.kept["marks"] = {"base": 100.0, "recipe": 100.0 + took * planned}
+    left, after = 1500.0, sum(part.seconds for part in parts)
+    fixed = 2 * 5.0 + 2.0 + 2.5 + 8 * 0.256  # Starts, preflight, saving, validation.
+    seconds = (left - 0.15 * 0.75 * 2000 - 10.0) / factor - after - fixed
+    most = int(seconds / (0.1 * found.batch))
+    assert pacer._steps(left, parts) == max(LEAST_STEPS, min(most, 1000))

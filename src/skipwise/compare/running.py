@@ -104,17 +104,20 @@ def compare(
                 continue
             job = planner.with_steps(job, steps)
         logger.info(f"[{place}/{len(jobs)}] {job.name}")
-        job_begun = time.monotonic()
         how = Begin(evaluation=evaluation) if begin is None else begin(job)
-        if how.steps is not None:
-            job = planner.with_steps(job, how.steps)
-        outcome = _run(job, folder / job.name, planner, comparison, how)
-        took = time.monotonic() - job_begun
-        if outcome.status == "failed":
-            logger.warning(f"    failed after {took:.0f} s: {outcome.failure}: {outcome.error}")
-        else:
-            logger.info(f"    {outcome.steps} steps in {outcome.training_seconds:.0f} s; {took:.0f} s in all")
+        _run_told(job if how.steps is None else planner.with_steps(job, how.steps), folder, planner, comparison, how)
     return collect(comparison, planner, jobs, folder, seconds=time.monotonic() - begun, command=command)
+
+
+def _run_told(job: Job, folder: Path, planner: Planner, comparison: Comparison, how: Begin) -> None:
+    """Runs a job, and logs how it ended."""
+    begun = time.monotonic()
+    outcome = _run(job, folder / job.name, planner, comparison, how)
+    took = time.monotonic() - begun
+    if outcome.status == "failed":
+        logger.warning(f"    failed after {took:.0f} s: {outcome.failure}: {outcome.error}")
+    else:
+        logger.info(f"    {outcome.steps} steps in {outcome.training_seconds:.0f} s; {took:.0f} s in all")
 
 
 def _look_through_documents(comparison: Comparison, jobs: Sequence[Job]) -> None:

@@ -70,8 +70,8 @@ def pilot(
             return read_result(config.output, _schedule_of(kept["schedule"]))
         prepared = prepare(config, tell, kept)
         schedule = _schedule_of(kept["schedule"]) if "schedule" in kept else _schedule(config, folder, prepared)
-        for line in small_told(schedule, prepared):
-            tell(line)
+        if schedule.small:
+            tell(small_told(schedule, prepared.window.target))
         tell(schedule_table(schedule, prepared.wanted))
         if only_schedule:
             return PilotResult(folder=config.output, schedule=schedule)
@@ -101,7 +101,7 @@ def _schedule(config: PilotConfig, folder: PilotFolder, prepared: Prepared) -> S
     except TooShortError:
         raise TooShortError(too_short(config.seconds, used, prepared)) from None
     left_out = [*not_told(found, prepared), *prepared.held_out.impossible, *found.left_out]
-    if (few := prepared.held_out.long) < _ENOUGH_TEXTS:
+    if (few := prepared.held_out.long) < _ENOUGH_TEXTS and found.measures.texts == few:
         are = "text is" if few == 1 else "texts are"
         left_out.append(f"Only {few} held-out {are} as long as the target, so perplexity is of no more.")
     return replace(found, left_out=left_out)

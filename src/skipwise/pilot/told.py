@@ -1,6 +1,5 @@
 """What a pilot says before it starts: how the time is split, what it tells, and what it cannot tell."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from skipwise.pilot.measures import LEAST_TRIALS, Wanted
@@ -28,14 +27,15 @@ def too_short(given: float, used: float, prepared: Prepared) -> str:
     )
 
 
-def small_told(schedule: Schedule, prepared: Prepared) -> Sequence[str]:
-    """What a small pilot tells and what it cannot, before it starts; nothing of one that can decide."""
-    if not schedule.small:
-        return ()
-    target, given = length_label(prepared.window.target), duration_label(schedule.seconds_given)
-    also = "" if schedule.measures.serving[-1] == prepared.window.target else " of shorter requests"
-    cannot = not_told(schedule, prepared)
-    return (f"in {given} this tells perplexity at {target}, and time and memory{also}; it decides nothing", *cannot)
+def small_told(schedule: Schedule, target_tokens: int) -> str:
+    """What a small pilot tells and what it cannot, in one line."""
+    target, given = length_label(target_tokens), duration_label(schedule.seconds_given)
+    also = "" if target_tokens in schedule.measures.serving else " of shorter requests"
+    return (
+        f"in {given} this tells perplexity at {target}, and time and memory{also}; it cannot tell whether the model "
+        f"finds things there: {LEAST_TRIALS} questions to each of three models need --time "
+        f"{duration_label(schedule.to_decide or 0.0)}"
+    )
 
 
 def not_told(schedule: Schedule, prepared: Prepared) -> list[str]:
