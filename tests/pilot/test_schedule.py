@@ -199,7 +199,7 @@ def training_of(small: bool) -> Training:
 
 
 def test_the_seconds_of_a_small_pilot_are_those_of_its_passes() -> None:
-    passes = 3 * [4096, 16384]  # One text each, of three arms.
+    passes = 3 * [2048, 16384]  # One text each, of three arms.
     passes += 2 * 4 * [2048, 2048]  # Four short texts by two models, for two arms.
     passes += 4 * [2048]  # A warm-up and three requests.
     parts = 3 * 2 + 2 + 1
@@ -226,10 +226,11 @@ def test_a_time_that_is_too_short_to_decide_does_for_a_small_pilot() -> None:
 
 
 def test_what_is_added_to_a_small_pilot_or_named() -> None:
-    added = {"requests at 16k": 16.4, "2 texts": 3 * 20.5, "passkeys": 3 * 5 * 20.5, "4 texts": 3 * 41.0}
+    added = {"requests at 16k": 16.4, "2 texts": 3 * 18.4, "passkeys": 3 * 5 * 20.5, "4 texts": 3 * 41.0}
     given = 2 * (least_seconds(20.0, SMALL, costs(), SMALL_TRAINING) + added["requests at 16k"] + added["2 texts"])
     found = make_schedule(given, 20.0, SMALL, costs(), SMALL_TRAINING)
     assert (found.measures.texts, found.measures.serving, found.measures.passkeys) == (2, (2048, 16384), ())
+    assert found.measures.perplexity == (2048, 4096, 16384)
     assert found.left_out == [
         "5 passkeys at 4k, 16k tokens did not fit into the time.",
         "Perplexity of 4 texts instead of 2 did not fit into the time.",

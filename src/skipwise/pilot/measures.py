@@ -112,7 +112,7 @@ class Measures:
         serving: lengths of requests.
         short: length of the short text that is read beside the base; None for the original window.
         trials: passkeys, and questions of each kind, at each length.
-        scored: tokens at the end of a text that perplexity is of, at most half the original window.
+        scored: tokens at the end of a text that perplexity is of, at most half the shortest length.
     """
 
     texts: int
@@ -148,7 +148,7 @@ class Measures:
                 task = {"kind": "suite", "folder": f"{folder}/{kind}"}
                 yield part(f"questions ({kind.replace('_', ' ')})", task, tokens, each, self.trials)
         for tokens in self.perplexity:
-            scored = min(self.scored, original // 2)
+            scored = min(self.scored, min(self.perplexity) // 2)
             task = {"kind": "perplexity", "num_documents": self.texts, "cut_tokens": target, "scored_tokens": scored}
             texts = f"{self.texts} text{'s' if self.texts > 1 else ''}"
             yield part(f"perplexity of {texts}", task, tokens, read(tokens), self.texts)
@@ -227,7 +227,7 @@ class Wanted:
         if self.small:
             return Measures(
                 texts=min(1, self.texts),
-                perplexity=self.ends,
+                perplexity=(self.short, self.target),
                 passkeys=(),
                 questions={},
                 serving=(self.short,),
@@ -289,6 +289,8 @@ class Wanted:
         at = (self.target,)
         yield Option("requests", at, lambda now: replace(now, serving=_with(now.serving, at)))
         yield self._more_texts(_TEXTS[0])
+        within = (self.original,)
+        yield Option("perplexity", within, lambda now: replace(now, perplexity=_with(now.perplexity, within)))
         if self.target in (both := self._hiding(self.ends)):
             yield Option(f"{FEW_TRIALS} passkeys", both, lambda now: replace(now, passkeys=both))
         yield self._more_texts(_TEXTS[1])

@@ -103,7 +103,7 @@ class Prepared:
         )
 
     def trained_window(self, small: bool) -> Window:
-        """The window that is trained: in a small pilot of at most 1k tokens, unless one was given."""
+        """The window that is trained: in a small pilot of at most 512 tokens, unless one was given."""
         if not small or self.run.window:
             return self.window
         return replace(self.window, train=min(self.window.train, SMALL_WINDOW))

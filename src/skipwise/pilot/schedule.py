@@ -22,7 +22,7 @@ LEAST_STEPS, GOOD_STEPS = 30, 100
 LEAST_BATCH = 8
 """Windows a step: with fewer, a window that has grown eightfold has more tokens than a step."""
 
-SMALL_STEPS, SMALL_BATCH, SMALL_WINDOW = 10, 4, 1024
+SMALL_STEPS, SMALL_BATCH, SMALL_WINDOW = 10, 4, 512
 """The least training of a small pilot: steps, windows a step, and tokens of a window at most."""
 
 # Evaluation beyond the least takes no more than this share of what is left.
