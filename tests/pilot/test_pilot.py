@@ -59,6 +59,8 @@ def ran(monkeypatch: pytest.MonkeyPatch, sound_model: None) -> list[str]:
     monkeypatch.setattr(skipwise.compare.running, "_run_process", run)
     monkeypatch.setattr(importlib.import_module("skipwise.pilot.preparing"), "measure", lambda *_: SECONDS)
     monkeypatch.setattr(importlib.import_module("skipwise.pilot.measures"), "LEAST_TRIALS", 5)
+    # Drawings take most of a page's time.
+    monkeypatch.setattr(importlib.import_module("skipwise.report.figures"), "svg_of", lambda *_: "<svg></svg>")
     return names
 
 

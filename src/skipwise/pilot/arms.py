@@ -145,7 +145,9 @@ class Pacer:
         slower = self._slower()
         reserve = RESERVE * self.schedule.seconds_given * (1 - _LATE_SHARE / 2)
         after = sum(part.seconds for part in parts) + fixed["training"]
-        return self.training.steps((left - reserve - fixed["the page"]) / slower - after, self.schedule.batch)
+        seconds = left - reserve - fixed["the page"] - slower * after
+        # Passes that were quicker than planned do not show that training is.
+        return self.training.steps(seconds / max(1.0, slower), self.schedule.batch)
 
     def _slower(self) -> float:
         """How many times as long as planned the arms before took, at least half."""
