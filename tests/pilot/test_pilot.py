@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -57,7 +58,9 @@ def ran(monkeypatch: pytest.MonkeyPatch, sound_model: None) -> list[str]:
 
     monkeypatch.setattr(skipwise.compare.running, "_run_process", run)
     monkeypatch.setattr(importlib.import_module("skipwise.pilot.preparing"), "measure", lambda *_: SECONDS)
-    monkeypatch.setattr(importlib.import_module("skipwise.pilot.schedule"), "LEAST_TRIALS", 5)
+    monkeypatch.setattr(importlib.import_module("skipwise.pilot.measures"), "LEAST_TRIALS", 5)
+    # Drawings take most of a page's time.
+    monkeypatch.setattr(importlib.import_module("skipwise.report.figures"), "svg_of", lambda *_: "<svg></svg>")
     return names
 
 
@@ -118,6 +121,9 @@ def test_a_pilot_leaves_its_page_and_measures_all_that_it_planned(ran, command, 
 
 
 def test_an_interrupted_pilot_goes_on_with_its_schedule(ran, command, tmp_path, monkeypatch, capsys) -> None:
+    """One that is too short to decide, so that it measures little."""
+    measured = Measured(verdicts=(), preflight=1.0, start=1.0, passes={64: 0.2}, token=0.1, windows={32: 0.1})
+    monkeypatch.setattr(importlib.import_module("skipwise.pilot.preparing"), "measure", lambda *_: measured)
     own, steps = SkipwiseTrainer.training_step, []
 
     def training_step(trainer: Any, *arguments: Any, **keywords: Any) -> Any:
@@ -127,21 +133,31 @@ def test_an_interrupted_pilot_goes_on_with_its_schedule(ran, command, tmp_path, 
         return own(trainer, *arguments, **keywords)
 
     monkeypatch.setattr(SkipwiseTrainer, "training_step", training_step)
-    assert cli.main(command()) == cli.INTERRUPTED
-    assert "go on with: skipwise" in capsys.readouterr().err
+    assert cli.main(command("512", "1m")) == cli.INTERRUPTED
+    err = capsys.readouterr().err
+    assert "go on with: skipwise" in err
+    assert "in 60s this tells perplexity at 512" in err
+    assert re.search(r"cannot tell whether .* finds things there: \d+ questions to each of three models need", err)
     kept = json.loads((tmp_path / "pilot" / "schedule.json").read_text())
     ran.clear()
     # Another speed of the machine changes nothing of what was decided.
     slow = Measured(verdicts=(), preflight=9.0, start=9.0, passes={64: 9.0}, token=9.0, windows={32: 9.0})
     monkeypatch.setattr(importlib.import_module("skipwise.pilot.preparing"), "measure", lambda *_: slow)
-    assert cli.main(command()) == 0
+    assert cli.main(command("512", "1m")) == 0
     assert ran == ["arms/recipe/seed-0"]
     assert steps == [1, 2, 3]
+    out = capsys.readouterr().out
+    assert out.startswith("NOT YET: Text of 512 tokens has perplexity ")
+    least = re.search(r"need --time (\d+)m on this machine", (tmp_path / "pilot" / "pilot.json").read_text())
+    asked = re.search(r"next: .* --time (\d+)m ", out)
+    assert least is not None
+    assert asked is not None
+    assert int(least[1]) < int(asked[1]) < 1.2 * int(least[1]) + 10
     gone_on = json.loads((tmp_path / "pilot" / "schedule.json").read_text())
     assert (gone_on["schedule"], gone_on["steps"]) == (kept["schedule"], kept["steps"])
     assert gone_on["used_before"] > 0
     # The folder is of this pilot, and no other is begun in it.
-    assert cli.main(command("256")) == 2
+    assert cli.main(command("256", "1m")) == 2
     assert "begun with another setting of the run's settings" in capsys.readouterr().err
 
 

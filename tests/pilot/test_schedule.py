@@ -2,27 +2,30 @@
 
 import dataclasses
 import itertools
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from skipwise.config import RunConfig
 from skipwise.config.stages import run_stages
+from skipwise.pilot.arms import Pacer
+from skipwise.pilot.measures import LEAST_TRIALS, Costs, Measures, Wanted
 from skipwise.pilot.preparing import training_seconds, windows_at_a_time
 from skipwise.pilot.schedule import (
     LEAST_STEPS,
-    LEAST_TRIALS,
     RESERVE,
-    Costs,
-    Measures,
+    SMALL_STEPS,
     TooShortError,
     Training,
-    Wanted,
     duration_label,
     least_seconds,
     longest_target,
     make_schedule,
+    schedule_within,
 )
+from skipwise.pilot.state import PilotFolder
 from skipwise.train.layout import Layout
 from skipwise.window import Window
 
@@ -185,3 +188,72 @@ def test_what_must_be_measured_comes_first() -> None:
 )
 def test_durations_are_rounded_up(seconds: float, label: str) -> None:
     assert duration_label(seconds) == label
+
+
+SMALL = dataclasses.replace(WANTED, small=True, original=4096, target=16384, texts=4)
+SMALL_TRAINING = Training(seconds_of=TRAINING.seconds_of, most_steps=1000, batches=[8, 4], least_steps=SMALL_STEPS)
+
+
+def training_of(small: bool) -> Training:
+    return SMALL_TRAINING if small else TRAINING
+
+
+def test_the_seconds_of_a_small_pilot_are_those_of_its_passes() -> None:
+    passes = 3 * [2048, 16384]  # One text each, of three arms.
+    passes += 2 * 4 * [2048, 2048]  # Four short texts by two models, for two arms.
+    passes += 4 * [2048]  # A warm-up and three requests.
+    parts = 3 * 2 + 2 + 1
+    expected = sum(passes) / 1000 + 0.01 * 4 * 8 + 0.3 * parts
+    assert SMALL.least().seconds(4096, 16384, costs()) == pytest.approx(expected)
+    # Starts of four processes, preflight, saving, two validations of one short text, the page; ten steps of four.
+    expected += 4 * 5.0 + 2.0 + 2.5 + 2 * 2.048 + 10.0 + 0.1 * 10 * 4
+    assert least_seconds(0.0, SMALL, costs(), SMALL_TRAINING) == pytest.approx(expected / 0.85)
+
+
+def test_a_time_that_is_too_short_to_decide_does_for_a_small_pilot() -> None:
+    wanted = dataclasses.replace(SMALL, small=False)
+    small, full = (
+        least_seconds(20.0, dataclasses.replace(wanted, small=one), costs(), training_of(one)) for one in (True, False)
+    )
+    assert small < full / 4
+    with pytest.raises(TooShortError):
+        schedule_within(small - 1e-6, 20.0, wanted, costs(), training_of)
+    least = schedule_within(small + 1e-6, 20.0, wanted, costs(), training_of)
+    assert (least.small, least.to_decide) == (True, pytest.approx(full))
+    assert (least.measures, least.steps, least.batch) == (SMALL.least(), SMALL_STEPS, 4)
+    enough = schedule_within(full + 1e-6, 20.0, wanted, costs(), training_of)
+    assert (enough.small, enough.measures, enough.steps) == (False, wanted.least(), LEAST_STEPS)
+
+
+def test_what_is_added_to_a_small_pilot_or_named() -> None:
+    added = {"requests at 16k": 16.4, "2 texts": 3 * 18.4, "passkeys": 3 * 5 * 20.5, "4 texts": 3 * 41.0}
+    given = 2 * (least_seconds(20.0, SMALL, costs(), SMALL_TRAINING) + added["requests at 16k"] + added["2 texts"])
+    found = make_schedule(given, 20.0, SMALL, costs(), SMALL_TRAINING)
+    assert (found.measures.texts, found.measures.serving, found.measures.passkeys) == (2, (2048, 16384), ())
+    assert found.measures.perplexity == (2048, 4096, 16384)
+    assert found.left_out == [
+        "5 passkeys at 4k, 16k tokens did not fit into the time.",
+        "Perplexity of 4 texts instead of 2 did not fit into the time.",
+    ]
+    more = make_schedule(given + 2 * sum(added.values()), 20.0, SMALL, costs(), SMALL_TRAINING)
+    assert (more.measures.passkeys, more.measures.texts, more.left_out) == ((4096, 16384), 4, [])
+    assert {part.task["trials"] for part in SMALL.parts(more.measures, costs()) if "trials" in part.task} == {5}
+
+
+@pytest.mark.parametrize(("took", "factor"), [(2.0, 2.0), (1.0, 1.0), (0.8, 0.8), (0.1, 0.5)])
+def test_steps_follow_the_speed_of_the_arms_before_training(tmp_path: Path, took: float, factor: float) -> None:
+    found = make_schedule(2000.0, 0.0, WANTED, costs(), TRAINING)
+    folder = PilotFolder(tmp_path, time.time())
+    pacer = Pacer(
+        folder=folder, schedule=found, wanted=WANTED, costs=costs(), training=TRAINING, base="m", tell=lambda _: None
+    )
+    # Two starts; what base and interpolation only are asked.
+    parts = WANTED.parts(found.measures, costs())
+    planned = 10.0 + sum(part.seconds * sum(part.arms >= arms for arms in (3, 2)) for part in parts)
+    folder.kept["marks"] = {"base": 100.0, "recipe": 100.0 + took * planned}
+    left, after = 1500.0, sum(part.seconds for part in parts)
+    fixed = 2 * 5.0 + 2.0 + 2.5 + 8 * 0.256  # Starts, preflight, saving, validation.
+    # What comes after training is as fast as what came before; training itself is never faster than measured.
+    seconds = (left - 0.15 * 0.75 * 2000 - 10.0 - factor * (after + fixed)) / max(1.0, factor)
+    most = int(seconds / (0.1 * found.batch))
+    assert pacer._steps(left, parts) == max(LEAST_STEPS, min(most, 1000))

@@ -459,3 +459,27 @@ def test_the_page_begins_with_the_decision(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_numbers_have_no_false_precision(write: Any, texts: Mapping[Any, str]) -> None:
     assert {value: write(value) for value in texts} == texts
+
+
+def test_a_pilot_of_perplexity_alone_says_what_was_seen_and_what_tells_more() -> None:
+    small = replace(PILOT, seconds_to_decide=4 * 3600)
+    found = decide(evidence(*(list(perplexity(8, at)) for at in (251, 9.9, 7.6)), pilot=small))
+    assert found is not None
+    assert found.outcome == "not yet"
+    assert found.headline.startswith(
+        "Text of 32k tokens has perplexity 7.6 with the extended model (lower is better), 9.9 with interpolation "
+        "alone, 251 with the base; whether the extended model finds things in it is not known yet; the full run would"
+    )
+    assert found.reasons[0].endswith(
+        "Enough questions to decide take about 4 hours on this machine; the next command asks them."
+    )
+    # A tenth more than the least: 4 h 24 min.
+    command = "skipwise pilot small --data docs --target 32k --time 5h --output runs/pilot-longer"
+    assert found.next_command == command
+
+
+def test_perplexity_within_the_original_window_is_not_told_as_that_of_the_target() -> None:
+    lines = [record("perplexity", "perplexity", SHORT, value, None, None, 1) for value in (8.0, 8.0, 7.5)]
+    found = decide(evidence(*([line] for line in lines), pilot=replace(PILOT, seconds_to_decide=4 * 3600)))
+    assert found is not None
+    assert found.headline.startswith("No question was asked")

@@ -105,19 +105,24 @@ def compare(
                 continue
             job = planner.with_steps(job, steps)
         logger.info(f"[{place}/{len(jobs)}] {job.name}: {_doing(job)}{left}")
-        job_begun = time.monotonic()
         how = Begin(evaluation=evaluation) if begin is None else begin(job)
         if how.steps is not None:
             job = planner.with_steps(job, how.steps)
-        outcome = _run(job, folder / job.name, planner, comparison, how)
-        took = time.monotonic() - job_begun
-        pace.note(job, took)
-        if outcome.status == "failed":
-            logger.warning(f"    failed after {seconds_text(took)}: {outcome.failure}: {outcome.error}")
-        else:
-            trained = f", of these {seconds_text(outcome.training_seconds)} in {outcome.steps} steps"
-            logger.info(f"    done in {seconds_text(took)}{trained if outcome.steps else ''}")
+        pace.note(job, _run_told(job, folder, planner, comparison, how))
     return collect(comparison, planner, jobs, folder, seconds=time.monotonic() - begun, command=command)
+
+
+def _run_told(job: Job, folder: Path, planner: Planner, comparison: Comparison, how: Begin) -> float:
+    """Runs a job, logs how it ended, and returns its seconds."""
+    begun = time.monotonic()
+    outcome = _run(job, folder / job.name, planner, comparison, how)
+    took = time.monotonic() - begun
+    if outcome.status == "failed":
+        logger.warning(f"    failed after {seconds_text(took)}: {outcome.failure}: {outcome.error}")
+    else:
+        trained = f", of these {seconds_text(outcome.training_seconds)} in {outcome.steps} steps"
+        logger.info(f"    done in {seconds_text(took)}{trained if outcome.steps else ''}")
+    return took
 
 
 def _is_done(folder: Path, retry_failed: bool) -> bool:

@@ -6,7 +6,9 @@ asked.py      what is asked for, and cheap checks
 documents.py  what the held-out documents carry: lengths, questions
 measuring.py  preflight and seconds of passes and steps, in a process of its own
 preparing.py  all that is known before the long part
+measures.py   what may be measured, and its seconds: arithmetic
 schedule.py   how the time is split: arithmetic
+told.py       what is said before it starts
 state.py      what an unfinished pilot keeps
 arms.py       the comparison, each arm decided when it begins
 full_run.py   the full run on named machines

@@ -11,7 +11,8 @@ from skipwise.compare.jobs import Job
 from skipwise.compare.worker import Outcome
 from skipwise.config import RunConfig
 from skipwise.config.reading import merge_settings
-from skipwise.pilot.schedule import RESERVE, Costs, Part, Schedule, Training, Wanted, fixed_seconds, minutes
+from skipwise.pilot.measures import Costs, Part, Wanted
+from skipwise.pilot.schedule import RESERVE, Schedule, Training, fixed_seconds, minutes
 from skipwise.pilot.state import SUITES, PilotFolder
 from skipwise.window import Window
 
@@ -19,26 +20,37 @@ BASE, UNTRAINED, RECIPE = "base", "interpolation-only", "recipe"
 NAMES = {BASE: "base", UNTRAINED: "interpolation only", RECIPE: "extended"}
 # A part that is measured on so many arms is measured on these.
 _ARMS = {BASE: 3, UNTRAINED: 2, RECIPE: 1}
+# What is measured on few samples may seem quicker than what comes after is.
+_FASTEST = 0.5
 # Part of the reserve that optional measurements may use.
 _LATE_SHARE = 0.5
 
 
 def comparison_of(
-    tree: Mapping[str, Any], resolved: RunConfig, window: Window, training: Mapping[str, Any], folder: Path
+    tree: Mapping[str, Any],
+    resolved: RunConfig,
+    window: Window,
+    training: Mapping[str, Any],
+    folder: Path,
+    validated: tuple[int, int],
 ) -> Comparison:
     """The comparison of a pilot.
 
     Args:
         tree: settings of the run, as given.
         resolved: the run as `extend` would resolve it, whose recipe the trained arm has.
-        window: its lengths, in tokens.
+        window: its lengths, in tokens, with the training window of the pilot.
         training: settings of `training` that the pilot decides.
         folder: for all results.
+        validated: tokens and number of the texts that training is validated on.
     """
     # As `extend` takes documents: a comparison would take only those as long as the target.
     data = {"min_tokens": resolved.data.min_tokens}
     run = merge_settings(tree, {"data": data, "training": training, "calibrate": False})
-    run["validation"] = {"lengths": [window.original], "num_documents": 4, "every_steps": 0}
+    tokens, number = validated
+    run["validation"] = {"lengths": [tokens], "num_documents": number, "every_steps": 0}
+    if window.train != resolved.resolve_window(window.original).train:
+        run["window"] = window.train
     recipe = {"name": RECIPE, "like": "recipe", "recipe": resolved.recipe}
     recipe |= {"data": {"retrieval": resolved.data.retrieval}}
     return Comparison.from_mapping(
@@ -133,12 +145,14 @@ class Pacer:
         slower = self._slower()
         reserve = RESERVE * self.schedule.seconds_given * (1 - _LATE_SHARE / 2)
         after = sum(part.seconds for part in parts) + fixed["training"]
-        return self.training.steps((left - reserve - fixed["the page"]) / slower - after, self.schedule.batch)
+        seconds = left - reserve - fixed["the page"] - slower * after
+        # Passes that were quicker than planned do not show that training is.
+        return self.training.steps(seconds / max(1.0, slower), self.schedule.batch)
 
     def _slower(self) -> float:
-        """How many times longer than planned the arms before took; at least 1."""
+        """How many times as long as planned the arms before took, at least half."""
         marks = self.folder.kept.get("marks", {})
         if BASE not in marks:
             return 1.0
         planned = sum(self._seconds(arm, least=False) for arm in (BASE, UNTRAINED))
-        return max(1.0, (marks[RECIPE] - marks[BASE]) / planned)
+        return max(_FASTEST, (marks[RECIPE] - marks[BASE]) / planned)

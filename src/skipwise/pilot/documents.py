@@ -11,7 +11,7 @@ from skipwise.config import RunConfig
 from skipwise.data.documents import Document, Sources
 from skipwise.errors import DataError
 from skipwise.evals.suite import Collection, try_questions
-from skipwise.pilot.schedule import QUESTIONS
+from skipwise.pilot.measures import QUESTIONS
 from skipwise.train.exercises import shortest_exercise
 from skipwise.window import Window, length_label
 

@@ -177,7 +177,7 @@ def _windows(
         )
         del model.forward  # The loss that training put there.
         # With the optimizer's time in each of its windows, which is too much rather than too little.
-        found.append((tokens, max(seconds[1:] or seconds) / together))
+        found.append((tokens, median(seconds[1:] or seconds) / together))
     return found
 
 

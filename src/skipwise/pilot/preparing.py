@@ -16,8 +16,9 @@ from skipwise.memory import prefill_flops, training_flops
 from skipwise.pilot.asked import PilotConfig
 from skipwise.pilot.documents import HeldOut, look_at_held_out
 from skipwise.pilot.full_run import full_job, full_runs
+from skipwise.pilot.measures import Costs, Wanted
 from skipwise.pilot.measuring import Measured, measure
-from skipwise.pilot.schedule import LEAST_BATCH, Costs, Training, Wanted
+from skipwise.pilot.schedule import LEAST_BATCH, LEAST_STEPS, SMALL_BATCH, SMALL_STEPS, SMALL_WINDOW, Training
 from skipwise.plan.shape import ModelShape, model_shape
 from skipwise.records.pilot import FullRun
 from skipwise.records.verdict import refused_mask, require_healthy
@@ -101,15 +102,24 @@ class Prepared:
             question=self.held_out.seconds,
         )
 
-    @property
-    def steps(self) -> Training:
-        """What training takes."""
-        job = full_job(self.run)
+    def trained_window(self, small: bool) -> Window:
+        """The window that is trained: in a small pilot of at most 512 tokens, unless one was given."""
+        if not small or self.run.window:
+            return self.window
+        return replace(self.window, train=min(self.window.train, SMALL_WINDOW))
+
+    def training(self, small: bool) -> Training:
+        """What training takes, of a small pilot or of one that can decide."""
+        job, least_batch = full_job(self.run), SMALL_BATCH if small else LEAST_BATCH
         given = {"per_device_train_batch_size", "gradient_accumulation_steps"} & set(self.run.training)
         halves = [job.global_batch >> power for power in range(job.global_batch.bit_length())]
-        batches = [batch for batch in halves if batch >= LEAST_BATCH] or [job.global_batch]
-        seconds_of = training_seconds(self.run, self.window, self.costs)
-        return Training(seconds_of=seconds_of, most_steps=job.steps, batches=batches[:1] if given else batches)
+        batches = [batch for batch in halves if batch >= least_batch] or [job.global_batch]
+        return Training(
+            seconds_of=training_seconds(self.run, self.trained_window(small), self.costs),
+            most_steps=job.steps,
+            batches=batches[:1] if given else batches,
+            least_steps=SMALL_STEPS if small else LEAST_STEPS,
+        )
 
 
 def training_seconds(run: RunConfig, window: Window, costs: Costs) -> Callable[[int, int], float]:

@@ -62,7 +62,10 @@ def finish(config: PilotConfig, prepared: Prepared, schedule: Schedule, pacer: P
     run, job, folder = prepared.run, full_job(prepared.run), pacer.folder
     outcome = Outcome.read(config.output / "arms" / RECIPE / f"seed-{run.seed}")
     assert outcome is not None
-    trained = outcome.steps, schedule.batch, outcome.training_seconds
+    costs, window = prepared.costs, prepared.trained_window(schedule.small).train
+    # A small pilot may have trained shorter windows than the full run has.
+    longer = costs.window(prepared.window.train) / costs.window(window)
+    trained = outcome.steps, schedule.batch, longer * outcome.training_seconds
     here = full_run_here(_machine_here(), job, *trained, outcome.peak_bytes)
     late = [f"{name[:1].upper()}{name[1:]} was left out, as what came before took longer." for name in pacer.left_out()]
     record = Pilot(
@@ -76,6 +79,7 @@ def finish(config: PilotConfig, prepared: Prepared, schedule: Schedule, pacer: P
         left_out=[*schedule.left_out, *late],
         full_runs=[here, *prepared.planned],
         next_command=next_command(config, prepared.learning_rate),
+        seconds_to_decide=schedule.to_decide,
         made={
             "command": command,
             "machine": _machine_here(),

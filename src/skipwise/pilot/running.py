@@ -13,21 +13,16 @@ from skipwise.errors import CheckpointError, DataError
 from skipwise.evals.suite import build_suite_of
 from skipwise.pilot.arms import NAMES, Pacer, comparison_of
 from skipwise.pilot.asked import PilotConfig
+from skipwise.pilot.measures import Measures
 from skipwise.pilot.preparing import Prepared, Tell, prepare, to_keep, windows_at_a_time
 from skipwise.pilot.result import PilotResult, finish, read_result
 from skipwise.pilot.schedule import (
-    LEAST_TRIALS,
-    Measures,
     Schedule,
     TooShortError,
-    Wanted,
-    duration_label,
-    least_seconds,
-    longest_target,
-    make_schedule,
-    minutes,
+    schedule_within,
 )
 from skipwise.pilot.state import BESIDE, SUITES, PilotFolder, check_folder
+from skipwise.pilot.told import not_told, schedule_table, small_told, too_short
 from skipwise.window import length_label
 
 logger = logging.getLogger("skipwise")
@@ -75,7 +70,9 @@ def pilot(
             return read_result(config.output, _schedule_of(kept["schedule"]))
         prepared = prepare(config, tell, kept)
         schedule = _schedule_of(kept["schedule"]) if "schedule" in kept else _schedule(config, folder, prepared)
-        tell(_table(schedule, prepared.wanted))
+        if schedule.small:
+            tell(small_told(schedule, prepared.window.target))
+        tell(schedule_table(schedule, prepared.wanted))
         if only_schedule:
             return PilotResult(folder=config.output, schedule=schedule)
         folder.keep(schedule=asdict(schedule), **to_keep(prepared))
@@ -84,9 +81,9 @@ def pilot(
         pacer = Pacer(
             folder=folder,
             schedule=schedule,
-            wanted=prepared.wanted.only(schedule.measures.questions),
+            wanted=replace(prepared.wanted.only(schedule.measures.questions), small=schedule.small),
             costs=prepared.costs,
-            training=prepared.steps,
+            training=prepared.training(schedule.small),
             base=config.run.model,
             tell=tell,
         )
@@ -98,22 +95,13 @@ def pilot(
 
 def _schedule(config: PilotConfig, folder: PilotFolder, prepared: Prepared) -> Schedule:
     """Splits the time; if it is too short, the error says what it would do for."""
-    wanted, costs, training, used = prepared.wanted, prepared.costs, prepared.steps, folder.used
+    used = folder.used
     try:
-        found = make_schedule(config.seconds, used, wanted, costs, training)
+        found = schedule_within(config.seconds, used, prepared.wanted, prepared.costs, prepared.training)
     except TooShortError:
-        target, given = length_label(wanted.target), duration_label(config.seconds)
-        least = duration_label(least_seconds(used, wanted, costs, training))
-        shorter = longest_target(config.seconds, used, wanted, costs, training)
-        instead = f"{given} would do for --target {length_label(shorter)}" if shorter else "no shorter target would fit"
-        one = minutes(costs.one_pass(wanted.target))
-        raise TooShortError(
-            f"--time {given} is too short for {target}: the least is --time {least}, as one pass over {target} tokens "
-            f"takes {one} here, and to ask three models {LEAST_TRIALS} questions each, fewer of which tell nothing, "
-            f"takes {3 * LEAST_TRIALS} of them; {instead}, and an accelerator is faster"
-        ) from None
-    left_out = [*prepared.held_out.impossible, *found.left_out]
-    if (few := prepared.held_out.long) < _ENOUGH_TEXTS:
+        raise TooShortError(too_short(config.seconds, used, prepared)) from None
+    left_out = [*not_told(found, prepared), *prepared.held_out.impossible, *found.left_out]
+    if (few := prepared.held_out.long) < _ENOUGH_TEXTS and found.measures.texts == few:
         are = "text is" if few == 1 else "texts are"
         left_out.append(f"Only {few} held-out {are} as long as the target, so perplexity is of no more.")
     return replace(found, left_out=left_out)
@@ -124,17 +112,7 @@ def _schedule_of(kept: Any) -> Schedule:
     measures = kept["measures"]
     questions = {kind: tuple(lengths) for kind, lengths in measures["questions"].items()}
     lengths = {name: tuple(measures[name]) for name in ("perplexity", "passkeys", "serving")}
-    return Schedule(**{**kept, "measures": Measures(texts=measures["texts"], questions=questions, **lengths)})
-
-
-def _table(schedule: Schedule, wanted: Wanted) -> str:
-    lines = [
-        f"how {duration_label(schedule.seconds_given)} are split, from {length_label(wanted.original)} to "
-        f"{length_label(wanted.target)} tokens:"
-    ]
-    for name, seconds, what in schedule.rows:
-        lines.append(f"  {name:<31} {minutes(seconds):>12}  {what}".rstrip())
-    return "\n".join([*lines, *(f"  left out: {sentence}" for sentence in schedule.left_out)])
+    return Schedule(**{**kept, "measures": Measures(**{**measures, "questions": questions, **lengths})})
 
 
 def _make_questions(folder: Path, prepared: Prepared, schedule: Schedule, tell: Tell) -> Schedule:
@@ -144,7 +122,7 @@ def _make_questions(folder: Path, prepared: Prepared, schedule: Schedule, tell: 
         if place.exists():
             continue
         at = ", ".join(map(length_label, lengths))
-        tell(f"making {LEAST_TRIALS} questions of the kind {name} at each of {at} tokens")
+        tell(f"making {schedule.measures.trials} questions of the kind {name} at each of {at} tokens")
         place.parent.mkdir(exist_ok=True)
         try:
             build_suite_of(
@@ -152,14 +130,17 @@ def _make_questions(folder: Path, prepared: Prepared, schedule: Schedule, tell: 
                 prepared.checked.tokenizer,
                 place,
                 lengths=lengths,
-                num_items=LEAST_TRIALS,
+                num_items=schedule.measures.trials,
                 kinds=[kind],
                 seed=prepared.run.seed,
                 tokenizer_name=Path(prepared.run.model).name,
                 progress=False,
             )
         except DataError:
-            said = f"Questions of the kind {name} were left out, as these documents do not have {LEAST_TRIALS} of them."
+            said = (
+                f"Questions of the kind {name} were left out, as these documents do not have "
+                f"{schedule.measures.trials} of them."
+            )
             tell(said)
             schedule = replace(
                 schedule,
@@ -175,15 +156,22 @@ def _compare(config: PilotConfig, prepared: Prepared, schedule: Schedule, pacer:
     Raises:
         CheckpointError: one failed.
     """
-    at_a_time = windows_at_a_time(prepared.window.train, schedule.batch)
+    window = prepared.trained_window(schedule.small)
+    at_a_time = windows_at_a_time(window.train, schedule.batch)
     training = {
         "learning_rate": prepared.learning_rate,
         "max_steps": schedule.steps,
         "per_device_train_batch_size": at_a_time,
         "gradient_accumulation_steps": schedule.batch // at_a_time,
     }
+    wanted = replace(prepared.wanted, small=schedule.small)
     comparison = comparison_of(
-        config.run.given_settings(), prepared.run, prepared.window, json.loads(json.dumps(training)), config.output
+        config.run.given_settings(),
+        prepared.run,
+        window,
+        json.loads(json.dumps(training)),
+        config.output,
+        validated=(wanted.short, wanted.validated),
     )
     begun = (config.output / "comparison.yaml").is_file()
     how = {"resume": begun, "retry_failed": begun, "command": command, "looked_through": True}

@@ -2,22 +2,18 @@
 
     given time = what is used already + evaluation of each arm + training + starts of processes + a reserve
 
-The least that is worth it comes first: questions about the documents at the original window and at the target, so many
-that a perfect score can pass; perplexity there; a few tens of steps. What else fits is added in a fixed order.
+The least that a decision needs comes first: questions about the documents at the original window and at the target, so
+many that a perfect score can pass; perplexity there; a few tens of steps. What else fits is added in a fixed order. A
+time that is too short for that may do for a small pilot, which decides nothing: perplexity, seconds, memory.
 """
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, NamedTuple
 
 from skipwise.errors import ConfigError
-from skipwise.report.samples import enough_trials
+from skipwise.pilot.measures import Costs, Measures, Option, Wanted, did_not_fit
 from skipwise.window import length_label
-
-LEAST_TRIALS = enough_trials(5)
-"""Passkeys and questions of each kind and length: with fewer, not even a perfect score is above the bound."""
 
 RESERVE = 0.15
 """Share of the time that is not planned for."""
@@ -26,285 +22,11 @@ LEAST_STEPS, GOOD_STEPS = 30, 100
 LEAST_BATCH = 8
 """Windows a step: with fewer, a window that has grown eightfold has more tokens than a step."""
 
-FACT = "fact"
-_MORE_KINDS = ("which_document", "continue")
-QUESTIONS = (FACT, *_MORE_KINDS)
-"""Kinds of questions, those first that are the least."""
+SMALL_STEPS, SMALL_BATCH, SMALL_WINDOW = 10, 4, 512
+"""The least training of a small pilot: steps, windows a step, and tokens of a window at most."""
 
-_TEXTS = (2, 4, 8, 16)
 # Evaluation beyond the least takes no more than this share of what is left.
 _EVALUATED_SHARE = 0.5
-# A task's checks, and its share of hashing the model.
-_PART_SECONDS = 0.3
-_DECODED = 16
-_SERVED = 8
-_VALIDATED = 4
-ARMS = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Costs:
-    """Seconds, measured on this machine.
-
-    Attributes:
-        passes: of one pass over an input, by its tokens; others are scaled by `pass_work`.
-        pass_work: operations of such a pass.
-        token: of one more decoded token.
-        windows: of training on one window, by its tokens; others are scaled by `window_work`.
-        window_work: operations of training on a window.
-        start: of a process until the model is loaded.
-        preflight: of the probes before training.
-        question: of making one question, by tokens; others are scaled by their length.
-    """
-
-    passes: Mapping[int, float]
-    pass_work: Callable[[int], float]
-    token: float
-    windows: Mapping[int, float]
-    window_work: Callable[[int], float]
-    start: float
-    preflight: float
-    question: Mapping[int, float]
-
-    def one_pass(self, tokens: int) -> float:
-        """One pass over an input."""
-        return _scaled(self.passes, self.pass_work, tokens)
-
-    def window(self, tokens: int) -> float:
-        """Training on one window."""
-        return _scaled(self.windows, self.window_work, tokens)
-
-    def making(self, tokens: int) -> float:
-        """Making one question."""
-        return _scaled(self.question, float, tokens) if self.question else 0.0
-
-
-def _scaled(measured: Mapping[int, float], work: Callable[[int], float], tokens: int) -> float:
-    """What was measured, or from the next shorter length by the ratio of work."""
-    near = max((one for one in measured if one <= tokens), default=min(measured))
-    return measured[near] * work(tokens) / work(near)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """One task at one length.
-
-    Attributes:
-        name: for people: `passkeys at 4k`.
-        task: as `evaluate` takes it.
-        length: of the input, in tokens.
-        seconds: for one arm.
-        arms: how many arms it is measured on.
-        optional: may be left out when time runs out.
-    """
-
-    name: str
-    task: Mapping[str, Any]
-    length: int
-    seconds: float
-    arms: int = ARMS
-    optional: bool = False
-
-    @property
-    def key(self) -> tuple[str, str, int]:
-        """What tells it from others, whatever its number of samples."""
-        return (self.task["kind"], self.task.get("folder", ""), self.length)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measures:
-    """What is measured on each arm.
-
-    Attributes:
-        texts: held-out documents for perplexity.
-        perplexity: lengths.
-        passkeys: lengths.
-        questions: lengths by kind of question.
-        serving: lengths of requests.
-    """
-
-    texts: int
-    perplexity: tuple[int, ...]
-    passkeys: tuple[int, ...]
-    questions: Mapping[str, tuple[int, ...]]
-    serving: tuple[int, ...]
-
-    def parts(self, original: int, target: int, costs: Costs, folder: str = "") -> Iterator[Part]:
-        """Every part, those of the least measures first.
-
-        Args:
-            original: window of the model, in tokens.
-            target: longest length, in tokens.
-            costs: seconds.
-            folder: with the suite of each kind of question.
-        """
-
-        def part(name: str, task: dict[str, Any], tokens: int, each: float, number: int, arms: int = ARMS) -> Part:
-            seconds = _PART_SECONDS + number * each
-            return Part(name=f"{name} at {length_label(tokens)}", task=task, length=tokens, seconds=seconds, arms=arms)
-
-        def read(tokens: int) -> float:
-            return costs.one_pass(tokens)
-
-        for kind, lengths in self.questions.items():
-            asks = (read, 2 if kind == "continue" else 1)
-            for tokens in lengths:
-                each = asks[1] * (asks[0](tokens) + _DECODED * costs.token)
-                task = {"kind": "suite", "folder": f"{folder}/{kind}"}
-                yield part(f"questions ({kind.replace('_', ' ')})", task, tokens, each, LEAST_TRIALS)
-        for tokens in self.perplexity:
-            scored = min(128, original // 2)
-            task = {"kind": "perplexity", "num_documents": self.texts, "cut_tokens": target, "scored_tokens": scored}
-            yield part(f"perplexity of {self.texts} texts", task, tokens, read(tokens), self.texts)
-        short = {"kind": "regression", "num_documents": max(4, self.texts), "untrained": False}
-        yield part("short text beside the base", short, original, 2 * read(original), max(4, self.texts), ARMS - 1)
-        for tokens in self.passkeys:
-            task = {"kind": "passkey", "trials": LEAST_TRIALS, "num_depths": 5}
-            yield part("passkeys", task, tokens, read(tokens), LEAST_TRIALS)
-        for tokens in self.serving:
-            once = read(tokens) * 4 > 60  # Seconds; a long request is timed once.
-            task = {"kind": "serving", "new_tokens": _SERVED, "repeats": 1 if once else 3, "warm_ups": 0 if once else 1}
-            yield part("requests", task, tokens, read(tokens) + _SERVED * costs.token, 1 if once else 4, 1)
-
-    def seconds(self, original: int, target: int, costs: Costs) -> float:
-        """Of all arms together."""
-        return sum(part.seconds * part.arms for part in self.parts(original, target, costs))
-
-    def num_questions(self) -> dict[int, int]:
-        """Questions to make, by length."""
-        lengths = [tokens for of_kind in self.questions.values() for tokens in of_kind]
-        return {tokens: LEAST_TRIALS * lengths.count(tokens) for tokens in set(lengths)}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """What could be measured, had one the time.
-
-    Attributes:
-        original: window of the model, in tokens.
-        target: longest length, in tokens.
-        texts: held-out documents as long as the target.
-        questions: lengths that questions can be made at, by kind.
-        shortest_passkey: tokens that a passkey, its question and the instruction take.
-    """
-
-    original: int
-    target: int
-    texts: int
-    questions: Mapping[str, tuple[int, ...]]
-    shortest_passkey: int = 0
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        """From the original window to the target, doubling."""
-        lengths = [self.original]
-        while lengths[-1] * 2 < self.target:
-            lengths.append(lengths[-1] * 2)
-        return (*lengths, self.target)
-
-    @property
-    def ends(self) -> tuple[int, int]:
-        """The original window and the target."""
-        return (self.original, self.target)
-
-    def least(self) -> Measures:
-        """The least that a decision needs. Without questions at the target, passkeys stand in for them."""
-        asked = self._asked(FACT, self.ends)
-        found = self.target in asked
-        return Measures(
-            texts=min(_TEXTS[0], self.texts),
-            perplexity=self.ends,
-            passkeys=() if found else self._hiding(self.ends),
-            questions={FACT: asked} if asked else {},
-            serving=self.ends,
-        )
-
-    def only(self, kinds: Collection[str]) -> "Wanted":
-        """The same with questions of these kinds alone."""
-        return replace(self, questions={kind: self.questions[kind] for kind in kinds if kind in self.questions})
-
-    def without(self, measures: Measures, kind: str) -> Measures:
-        """What is measured if there are no questions of a kind; passkeys stand in for the most important one."""
-        questions = {name: lengths for name, lengths in measures.questions.items() if name != kind}
-        passkeys = measures.passkeys or self.only(questions).least().passkeys
-        return replace(measures, questions=questions, passkeys=passkeys)
-
-    def parts(self, measures: Measures, costs: Costs, folder: str = "") -> list[Part]:
-        """What is measured, those first that must be; `folder` as in `Measures.parts`."""
-        must = {part.key for part in self.least().parts(*self.ends, costs, folder)}
-        parts = [replace(one, optional=one.key not in must) for one in measures.parts(*self.ends, costs, folder)]
-        return sorted(parts, key=lambda part: part.optional)
-
-    def options(self) -> Iterator["Option"]:
-        """What may be added, the most useful first."""
-        between = [tokens for tokens in self.lengths if tokens not in self.ends]
-        if both := self._hiding(self.ends):
-            yield Option("passkeys", both, lambda now: replace(now, passkeys=both))
-        yield from map(self._more_texts, _TEXTS[1:3])
-        for tokens in reversed(between):
-            at = (tokens,)
-            yield Option("perplexity", at, lambda now, at=at: replace(now, perplexity=_with(now.perplexity, at)))
-            yield Option("requests", at, lambda now, at=at: replace(now, serving=_with(now.serving, at)))
-            if asked := self._asked(FACT, at):
-                yield self._more_questions(FACT, asked)
-            if hiding := self._hiding(at):
-                add = partial(_more_passkeys, lengths=hiding)
-                yield Option("passkeys", hiding, add)
-        for kind in _MORE_KINDS:
-            if asked := self._asked(kind, self.ends):
-                yield self._more_questions(kind, asked)
-        yield self._more_texts(_TEXTS[-1])
-
-    def _more_texts(self, number: int) -> "Option":
-        number = min(number, self.texts)
-        return Option(f"perplexity of {number} texts", (), lambda now: replace(now, texts=number))
-
-    def _more_questions(self, kind: str, lengths: tuple[int, ...]) -> "Option":
-        def add(now: Measures) -> Measures:
-            asked = _with(now.questions.get(kind, ()), lengths)
-            return replace(now, questions={**now.questions, kind: asked})
-
-        return Option(f"questions ({kind.replace('_', ' ')})", lengths, add)
-
-    def _hiding(self, lengths: Sequence[int]) -> tuple[int, ...]:
-        return tuple(tokens for tokens in lengths if tokens >= self.shortest_passkey)
-
-    def _asked(self, kind: str, lengths: Sequence[int]) -> tuple[int, ...]:
-        return tuple(tokens for tokens in lengths if tokens in self.questions.get(kind, ()))
-
-
-def _with(lengths: Sequence[int], more: Sequence[int]) -> tuple[int, ...]:
-    return tuple(sorted({*lengths, *more}))
-
-
-def _more_passkeys(now: Measures, lengths: Sequence[int]) -> Measures:
-    return replace(now, passkeys=_with(now.passkeys, lengths))
-
-
-class Option(NamedTuple):
-    """Something that may be measured besides the least.
-
-    Attributes:
-        name: what it is.
-        lengths: of its inputs, in tokens; none if it is of all.
-        add: puts it into what is measured.
-    """
-
-    name: str
-    lengths: tuple[int, ...]
-    add: Callable[[Measures], Measures]
-
-
-def _did_not_fit(options: Sequence[Option], texts: int) -> list[str]:
-    """One sentence for each kind of what was left out."""
-    at: dict[str, list[int]] = {}
-    for option in options:
-        at.setdefault(option.name, []).extend(option.lengths)
-    found = []
-    for name, lengths in at.items():
-        where = f" at {', '.join(map(length_label, sorted(lengths)))} tokens" if lengths else f" instead of {texts}"
-        found.append(f"{name[:1].upper()}{name[1:]}{where} did not fit into the time.")
-    return found
 
 
 TrainingSeconds = Callable[[int, int], float]
@@ -319,16 +41,18 @@ class Training:
         seconds_of: of a number of steps with a number of windows each.
         most_steps: of the full run.
         batches: windows a step that may be chosen, the largest first.
+        least_steps: that are worth it.
     """
 
     seconds_of: TrainingSeconds
     most_steps: int
     batches: Sequence[int]
+    least_steps: int = LEAST_STEPS
 
     @property
     def least(self) -> float:
         """Seconds of the least steps that are worth it."""
-        return self.seconds_of(min(LEAST_STEPS, self.most_steps), self.batches[-1])
+        return self.seconds_of(min(self.least_steps, self.most_steps), self.batches[-1])
 
     @property
     def most(self) -> float:
@@ -348,7 +72,7 @@ class Training:
 
     def steps(self, seconds: float, batch: int) -> int:
         """The most steps of so many windows that fit, at least the least."""
-        low, high = min(LEAST_STEPS, self.most_steps), self.most_steps
+        low, high = min(self.least_steps, self.most_steps), self.most_steps
         while low < high:
             middle = (low + high + 1) // 2
             low, high = (middle, high) if self.seconds_of(middle, batch) <= seconds else (low, middle - 1)
@@ -367,6 +91,7 @@ class Schedule:
         batch: windows a step.
         rows: what takes how long: name, seconds, what it is.
         left_out: one sentence each.
+        to_decide: seconds that a pilot needs that can decide; None if this one can.
     """
 
     seconds_given: float
@@ -376,6 +101,12 @@ class Schedule:
     batch: int
     rows: Sequence[tuple[str, float, str]] = ()
     left_out: Sequence[str] = field(default=())
+    to_decide: float | None = None
+
+    @property
+    def small(self) -> bool:
+        """Whether it is of a small pilot, which decides nothing."""
+        return self.to_decide is not None
 
 
 class TooShortError(ConfigError):
@@ -384,7 +115,7 @@ class TooShortError(ConfigError):
 
 def fixed_seconds(wanted: Wanted, measures: Measures, costs: Costs) -> dict[str, float]:
     """What neither evaluates nor trains, by name."""
-    validated = 2 * _VALIDATED * costs.one_pass(wanted.original)
+    validated = 2 * wanted.validated * costs.one_pass(wanted.short)
     return {
         "making the questions": sum(n * costs.making(tokens) for tokens, n in measures.num_questions().items()),
         "base": costs.start,
@@ -400,6 +131,28 @@ def least_seconds(used: float, wanted: Wanted, costs: Costs, training: Training)
     least = wanted.least()
     need = least.seconds(*wanted.ends, costs) + sum(fixed_seconds(wanted, least, costs).values()) + training.least
     return (used + need) / (1 - RESERVE)
+
+
+def schedule_within(
+    given: float, used: float, wanted: Wanted, costs: Costs, training_of: Callable[[bool], Training]
+) -> Schedule:
+    """Splits the time: for a pilot that can decide, else for a small one.
+
+    Args:
+        given: seconds in all.
+        used: seconds that have passed.
+        wanted: what could be measured.
+        costs: what that takes.
+        training_of: what training takes, by whether the pilot is a small one.
+
+    Raises:
+        TooShortError: it is too short for either.
+    """
+    to_decide = least_seconds(used, wanted, costs, training_of(False))
+    if given >= to_decide:
+        return make_schedule(given, used, wanted, costs, training_of(False))
+    small = make_schedule(given, used, replace(wanted, small=True), costs, training_of(True))
+    return replace(small, to_decide=to_decide)
 
 
 def make_schedule(given: float, used: float, wanted: Wanted, costs: Costs, training: Training) -> Schedule:
@@ -441,7 +194,7 @@ def make_schedule(given: float, used: float, wanted: Wanted, costs: Costs, train
         steps=steps,
         batch=batch,
         rows=_rows(given, used, wanted, measures, costs, training.seconds_of(steps, batch), (steps, batch)),
-        left_out=_did_not_fit(missing, measures.texts),
+        left_out=did_not_fit(missing, measures.texts),
     )
 
 

@@ -46,6 +46,7 @@ class Pilot:
         left_out: one sentence each: what did not fit, or cannot be told from it.
         full_runs: the full run, by machine.
         next_command: what to run next.
+        seconds_to_decide: time that a pilot needs that can decide; None if this one had it.
         made: the schedule and whatever else tells how it came about.
     """
 
@@ -59,5 +60,6 @@ class Pilot:
     left_out: Sequence[str] = ()
     full_runs: Sequence[FullRun] = ()
     next_command: str = ""
+    seconds_to_decide: FiniteFloat | None = None
     kind: Literal["pilot"] = "pilot"
     made: Mapping[str, Any] = field(default_factory=dict)

@@ -13,6 +13,9 @@ from skipwise.window import length_label
 _LONGER = 4
 """How many times the steps, where the steps were too few."""
 
+_SLOWER = 1.1
+"""How many times as long the same machine may take next time."""
+
 
 def next_command(contest: Contest, outcome: str, rule: str) -> str | None:
     """What to run next; None where the evidence does not tell the model's name.
@@ -79,7 +82,8 @@ def _longer_pilot(contest: Contest, rule: str) -> str | None:
         return None
     count = contest.count(contest.extended, contest.longest)
     more = seconds_to_tell(contest, 2 * count.of) if rule in ("few", "undecided") and count else None
-    time = _time(pilot.seconds_given + more if more else _LONGER * pilot.seconds_given)
+    longer = pilot.seconds_given + more if more else _LONGER * pilot.seconds_given
+    time = _time(_SLOWER * pilot.seconds_to_decide if pilot.seconds_to_decide else longer)
     words = shlex.split(str(pilot.made.get("command", "")))
     if "pilot" in words[:2] and "--time" in words[:-1]:
         words[words.index("--time") + 1] = time

@@ -37,7 +37,7 @@ from typing import Any, Literal, NamedTuple
 from skipwise.records.stats import wilson
 from skipwise.report.commands import next_command, seconds_to_tell
 from skipwise.report.contest import TASKS, Contest, Count, samples_to_tell
-from skipwise.report.evidence import Arm, Evidence
+from skipwise.report.evidence import PERPLEXITY, Arm, Evidence
 from skipwise.report.quantities import shortened
 from skipwise.report.samples import RELATIVE_SHARE, fails, least_samples, passes
 from skipwise.report.words import say
@@ -229,8 +229,24 @@ def _headline(contest: Contest, ruling: Ruling) -> str:
         base=contest.count(contest.base, at),
         full=_full_run(contest.evidence),
         pilot=contest.evidence.pilot,
+        perplexities=_perplexities(contest),
     )
     return headline
+
+
+def _perplexities(contest: Contest) -> dict[str, Any]:
+    """Perplexity of text by arm, at the longest length up to the target that all have; nothing within the window."""
+    arms = {
+        "the extended model": contest.extended,
+        "interpolation alone": contest.interpolated,
+        "the base": contest.base,
+    }
+    found = {name: arm.by_length(PERPLEXITY) for name, arm in arms.items() if arm is not None}
+    common = set.intersection(*map(set, found.values())) if found else set()
+    at = max((length for length in common if length <= contest.target), default=0)
+    if at <= contest.evidence.original_tokens:
+        return {}
+    return {"at": at, "of": {name: records[at] for name, records in found.items()}}
 
 
 def _lengths(contest: Contest, arm: Any) -> list[int]:
