@@ -26,6 +26,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from skipwise.cli import VERBS
+
 ROOT = Path(__file__).parents[2]
 _FENCE = re.compile(r"^( *)(`{3,}|~{3,}|:{3,}) *(\S*)")
 _STEER = re.compile(r"^ *<!-- run: (.+?) -->$")
@@ -94,7 +96,8 @@ class Block:
 
     def with_added(self, call: list[str]) -> list[str]:
         """The arguments of a call of `skipwise`, with those that the test adds to its verb."""
-        return [*call, *(word for verb, words in self.added if call[:1] == [verb] for word in words)]
+        of_call = " ".join(call[:2]) if " ".join(call[:2]) in VERBS else " ".join(call[:1])
+        return [*call, *(word for verb, words in self.added if of_call == verb for word in words)]
 
     def commands(self) -> list[Command]:
         """Of a `console` block.
@@ -113,7 +116,7 @@ class Block:
                 i += 1
                 text = text[:-1] + lines[i].removeprefix("> ").strip()
             if here := _HERE_DOCUMENT.search(text):
-                while lines[i].strip() != here[2]:
+                while lines[i].removeprefix("> ").strip() != here[2]:
                     i += 1
                     if i == len(lines):
                         raise PageError(f"line {self.line + start + 1}: the here-document has no line {here[2]!r}")
@@ -175,7 +178,9 @@ def _steered(block: Block, steering: Sequence[str]) -> Block:
         word, _, rest = text.partition(" ")
         if word == "with":
             words = shlex.split(rest)
-            verbs = TRAINING_VERBS if words[0].startswith("-") else (words.pop(0),)
+            two_words = " ".join(words[:2]) in VERBS
+            named = " ".join(words.pop(0) for _ in range(1 + two_words)) if not words[0].startswith("-") else ""
+            verbs = (named,) if named else TRAINING_VERBS
             how["added"] = (*how.get("added", ()), *((verb, tuple(words)) for verb in verbs))
         elif word == "exit":
             how["exit_code"] = int(rest)

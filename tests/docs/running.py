@@ -20,8 +20,10 @@ from unittest.mock import patch
 from forked import Forked, start
 
 from docs.pages import Block, Command, PageError
+from skipwise.cli import VERBS
 
 _NUMBER = re.compile(r"\d[\d.,]*(e[-+]?\d+)?")
+_CALL = re.compile(r"\bskipwise (\w+(?: +[a-z][\w-]*)?)")
 _EXPORT = re.compile(r"export (\w+)=(\S+)")
 _SECONDS = 240.0
 _SHIM = f"""#!{sys.executable}
@@ -67,8 +69,9 @@ def _call(folder: str, arguments: list[str], environment: dict[str, str]) -> Non
     sys.exit(code)
 
 
-def _with_added(verb: str, block: Block) -> str:
-    return shlex.join(["skipwise", *block.with_added([verb])])
+def _with_added(words: list[str], block: Block) -> str:
+    verb = words if " ".join(words) in VERBS else words[:1]
+    return shlex.join(["skipwise", *block.with_added(verb), *words[len(verb) :]])
 
 
 class Terminal:
@@ -125,7 +128,7 @@ class Terminal:
             return
         words = command.words
         if words is None:
-            text = re.sub(r"\bskipwise (\w+)", lambda call: _with_added(call[1], block), command.text)
+            text = _CALL.sub(lambda call: _with_added(call[1].split(), block), command.text)
             done = subprocess.run(
                 ["bash", "-o", "pipefail", "-c", text], cwd=self.folder, env={**os.environ, **self.environment},
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=_SECONDS,

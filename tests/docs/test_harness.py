@@ -71,7 +71,7 @@ def test_blocks_that_are_right(tmp_path: Path) -> None:
     text = (
         "<!-- run: with --set training.max_steps=1 -->\n<!-- run: with eval --set trials=2 -->\n```console\n"
         "$ skipwise extend ./my-model --target 32k \\\n    --data docs/\nextended\n"
-        "$ cat > run.yaml <<EOF\nmodel: a\nEOF\n```\n"
+        "$ cat > run.yaml <<EOF\n> model: a\n> EOF\n```\n"
     )
     found = block(tmp_path, text)
     check_block(found)
@@ -80,6 +80,7 @@ def test_blocks_that_are_right(tmp_path: Path) -> None:
     assert (first.shown, first.line) == (("extended",), 4)
     assert found.with_added(["extend", "a"]) == ["extend", "a", "--set", "training.max_steps=1"]
     assert found.with_added(["eval", "a"]) == ["eval", "a", "--set", "trials=2"]
+    assert found.with_added(["eval", "build-suite", "a"]) == ["eval", "build-suite", "a"]
     assert (second.words, second.text) == (None, "cat > run.yaml <<EOF\nmodel: a\nEOF")
     check_block(block(tmp_path, "```yaml\nmodel: a\ntarget: 32k\narms: [base, pose]\n```\n"))
     check_block(block(tmp_path, "```yaml\ndata:\n  - {source: docs/, weight: 1, join: true}\n```\n"))
