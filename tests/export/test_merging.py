@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from refusals import lines_of
 from safetensors.torch import load_file
 from tiny_models import NO_SPECIAL, save_tiny, tiny_config, tiny_model
 from torch import Tensor
@@ -209,7 +210,7 @@ def test_mistakes_get_one_line(
     command = ["export", str(source), "--to", "hf", "--out", str(out), "--merge-with-base", *given]
     assert cli.main(command) == cli.BAD_INPUT
     message = capsys.readouterr().err
-    assert message.count("\n") == 1, message
+    assert len(lines_of(message)) == 1, message
     assert all(word in message for word in words), message
     assert not out.exists()
 

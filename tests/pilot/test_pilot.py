@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from evals.suite_documents import prose, write_documents
+from refusals import lines_of
 
 import skipwise.compare.running
 from skipwise import cli
@@ -177,7 +178,7 @@ def test_a_time_that_is_too_short_is_refused_with_the_least(ran, command, tmp_pa
 
 def test_documents_that_are_too_short_are_told_with_what_they_carry(ran, command, capsys) -> None:
     assert cli.main(command("8k")) == 2
-    last = capsys.readouterr().err.splitlines()[-1]
+    last = lines_of(capsys.readouterr().err)[-1]
     assert "no held-out document has 8,192 tokens" in last
     assert "they carry --target 2k, or --set data.join=true joins short ones" in last
     assert ran == []

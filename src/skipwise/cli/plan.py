@@ -226,9 +226,10 @@ def _calibrated(
     from tqdm import tqdm
 
     from skipwise.plan import PlanConfig, check_plan
-    from skipwise.plan.measure import calibrate_plan
+    from skipwise.plan.measure import calibrate_plan, check_machine
     from skipwise.plan.shape import model_shape
 
+    check_machine(machine)
     shape = model_shape(model, original=original, trust_remote_code=how["trust_remote_code"])
     window = check_plan(PlanConfig(model, machine=machine, **asked), shape).window
     longest = min(window.original, 2048)

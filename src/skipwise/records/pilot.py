@@ -39,6 +39,9 @@ class Pilot:
     Evaluation records stand beside it, as `skipwise compare` leaves them.
 
     Attributes:
+        model: the base model.
+        target_tokens: window to extend to.
+        original_tokens: window of the base model.
         seconds_given: time that was given.
         seconds_used: time that it took.
         steps: training steps that fitted.
@@ -47,6 +50,7 @@ class Pilot:
         full_runs: the full run, by machine.
         next_command: what to run next.
         seconds_to_decide: time that a pilot needs that can decide; None if this one had it.
+        kind: tells the file from others.
         made: the schedule and whatever else tells how it came about.
     """
 
