@@ -120,7 +120,7 @@ _CODES = {
     options.NEGATIVE: (
         "negative",
         "A verdict is negative: `doctor` has a verdict that fails; `eval --verdict` has a length that falls short; the "
-        "claims of `demo` do not hold; all arms of `compare` failed. What was measured is kept.",
+        "claims of `demo` do not hold; all arms of `compare` failed; `pilot` says no. What was measured is kept.",
     ),
     options.BAD_INPUT: (
         "bad input",
