@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -134,12 +133,13 @@ def _passes(model: Any, lengths: Sequence[int], most_seconds: float) -> tuple[li
             break
         ids = torch.randint(0, vocabulary, (1, tokens))
         seconds: list[float] = []
-        # Again while that is quick: other work on the machine, or what is loaded on first use, may delay any.
+        # Again while that is quick, and the fastest counts: other work on the machine, and what is loaded on first use,
+        # can only delay one. Work that goes on shows in what the first arms take (`Pacer`).
         while len(seconds) < _REPEATS and (not seconds or sum(seconds) < most_seconds / _REPEATS):
             begun = time.monotonic()
             token_nlls(model, ids, max(1, tokens - 64))
             seconds.append(time.monotonic() - begun)
-        found.append((tokens, median(seconds[1:] or seconds)))
+        found.append((tokens, min(seconds)))
     ids = torch.randint(0, vocabulary, (1, min(found[-1][0], 4096)))
     return found, serve(model, ids, 8).token_seconds
 
@@ -177,7 +177,7 @@ def _windows(
         )
         del model.forward  # The loss that training put there.
         # With the optimizer's time in each of its windows, which is too much rather than too little.
-        found.append((tokens, median(seconds[1:] or seconds) / together))
+        found.append((tokens, min(seconds) / together))
     return found
 
 
