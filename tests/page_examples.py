@@ -226,8 +226,7 @@ def of_documents() -> Iterator[tuple[str, str]]:
     yield "target", corpus_verdicts("--data", "docs/", "--target", "256k")["target"]
     yield "training", corpus_verdicts("--data", "short/")["training"]
     with pytest.MonkeyPatch.context() as patch:
-        find = importlib.util.find_spec
-        patch.setattr("importlib.util.find_spec", lambda name, *of: None if name == "pypdfium2" else find(name, *of))
+        patch.setattr("skipwise.data.formats.is_installed", lambda module: module != "pypdfium2")
         yield "package", corpus_verdicts("--data", "papers/")["package"]
 
 

@@ -20,7 +20,9 @@ def test_the_cells_run_in_order(tmp_path: Path, capsys: pytest.CaptureFixture[st
     names: dict[str, Any] = {}
     with chdir(tmp_path):
         for source in code:
-            exec(source.replace("STEPS = 40", "STEPS = 2").replace('"trials": 10', '"trials": 2'), names)
+            exec(
+                source.replace("STEPS = 40", "STEPS = 2").replace('"trials": 10', '"trials": 5, "num_depths": 5'), names
+            )
     printed = capsys.readouterr().out
     assert "checks before 2 steps" in printed
     assert "embedded {256: '100%'" in printed
