@@ -104,6 +104,7 @@ def failed(error: str) -> dict[str, ComparedArm]:
     return {"recipe": ComparedArm(trained=True, interpolation={"kind": "yarn"}, runs=runs)}
 
 
+EIGHT = {"windows_per_step": 8, "full_windows_per_step": 64}
 WORSE_TEXT = [*questions(50, 45, 50), *perplexity(8.0, 9.9)]
 RULES = [
     # Preflight failed, so there is no trained model.
@@ -116,6 +117,8 @@ RULES = [
     (answered((50, 0), (48, 40), (48, 15)), "no", "worse"),
     (answered((50, 0), (48, 35), (48, 10), pilot=PILOT), "not yet", "worse_so_far"),
     (answered((50, 0), (48, 35), (48, 10), pilot=replace(PILOT, steps=100)), "no", "worse"),
+    # 100 steps of 8 windows are 1.25% of 1000 steps of 64.
+    (answered((50, 0), (48, 35), (48, 10), pilot=replace(PILOT, steps=100, made=EIGHT)), "not yet", "worse_so_far"),
     (answered((50, 48), (50, 49), (50, 49)), "no", "base_holds"),
     (answered((50, 0), (50, 49), (50, 49)), "no", "interpolation_holds"),
     # All answer next to nothing: that is no reason to be content with interpolation.
@@ -147,6 +150,9 @@ RULES = [
     (answered((50, 0), (48, 20), (50, 49)), "go", "holds"),
     (answered((50, 0), (48, 5), (50, 30), pilot=PILOT), "go", "rising"),
     (answered((50, 0), (48, 5), (50, 30), pilot=replace(PILOT, steps=1000)), "not yet", "falls_short"),
+    (answered((50, 0), (48, 5), (50, 30), pilot=replace(PILOT, steps=1000, made=EIGHT)), "go", "rising"),
+    # Better for certain, and far from half of the base's 50 of 50.
+    (answered((50, 0), (48, 0), (50, 9), pilot=PILOT), "not yet", "falls_short"),
     (answered((20, 0), (20, 5), (20, 19), of=20), "not yet", "undecided"),
     (answered((None, 0), (None, 5), (None, 49)), "not yet", "undecided"),
     (answered((50, 0), (48, 5), (50, 30)), "not yet", "falls_short"),
@@ -200,11 +206,11 @@ def test_the_first_sentence_is_one_that_a_manager_understands() -> None:
     assert decision is not None
     assert decision.outcome == "go"
     assert decision.headline == (
-        "At 32k the extended model answers 18 of 20 questions about your documents, the base 0; short requests are "
-        "unchanged; the full run would take about 9 hours on one A100 80 GB, about $20."
+        "At 32k the extended model answers 18 of 20 questions about your documents, the base 0; short requests "
+        "stay with the unchanged base; the full run would take about 9 hours on one A100 80 GB, about $20."
     )
     assert decision.next_command == PILOT.next_command
-    assert decision.reasons[0].startswith("It improves with only 40 of the full run's 1,000 steps.")
+    assert decision.reasons[0].startswith("It improves with only 40 of the full run's 1,000 steps, 4.0% of its text.")
     # By hand: exp(ln 7.9/9.4) is 0.840; 1.06 is 6.0% more, with the half width 0.012.
     assert "perplexity at 32k is 16% lower" in decision.reasons[2]
     assert decision.gets_worse[0].startswith(
@@ -222,9 +228,8 @@ def test_the_first_sentence_is_one_that_a_manager_understands() -> None:
 def test_what_was_not_measured_is_left_out_and_named() -> None:
     found = decide(answered((25, 0), (25, 5), (25, 25), of=25, task="passkey"))
     assert found is not None
-    assert (
-        found.headline
-        == "At 32k the extended model finds 25 of 25 hidden keys, the base 0; short requests are unchanged."
+    assert found.headline == (
+        "At 32k the extended model finds 25 of 25 hidden keys, the base 0; short requests stay with the unchanged base."
     )
     assert found.reasons[-1] == (
         "Not measured: questions about your own documents (hidden keys and lines are easier); perplexity by length; "
@@ -321,7 +326,8 @@ def test_how_many_questions_would_tell_is_the_least_number_that_does() -> None:
     few = decide(answered((20, 0), (20, 10), (20, 14), of=20, pilot=PILOT))
     assert few is not None
     assert (
-        few.reasons[0] == f"20 questions are too few to tell: if the shares stay as they are, about {expected} would."
+        few.reasons[0]
+        == f"20 questions are too few to tell: about {expected} would be needed if the shares stay the same."
     )
 
 
@@ -341,11 +347,11 @@ def test_how_many_questions_would_tell_is_the_least_number_that_does() -> None:
         ),
         (
             answered((50, 0), (50, 10), (50, 9), pilot=PILOT),
-            "skipwise pilot small --data docs --target 32k --time 4h --output runs/pilot-longer",
+            "skipwise pilot small --data docs --target 32k --time 4h",
         ),
         (
             answered((50, 0), (50, 10), (50, 9), pilot=replace(PILOT, seconds_given=600, made={})),
-            "skipwise pilot small --data docs --target 32k --time 40m --output runs/pilot-longer",
+            "skipwise pilot small --data docs --target 32k --time 40m",
         ),
         (
             answered(
@@ -467,14 +473,14 @@ def test_a_pilot_of_perplexity_alone_says_what_was_seen_and_what_tells_more() ->
     assert found is not None
     assert found.outcome == "not yet"
     assert found.headline.startswith(
-        "Text of 32k tokens has perplexity 7.6 with the extended model (lower is better), 9.9 with interpolation "
+        "Text of 32k tokens has perplexity 7.60 with the extended model (lower is better), 9.90 with interpolation "
         "alone, 251 with the base; whether the extended model finds things in it is not known yet; the full run would"
     )
     assert found.reasons[0].endswith(
         "Enough questions to decide take about 4 hours on this machine; the next command asks them."
     )
     # A tenth more than the least: 4 h 24 min.
-    command = "skipwise pilot small --data docs --target 32k --time 5h --output runs/pilot-longer"
+    command = "skipwise pilot small --data docs --target 32k --time 5h"
     assert found.next_command == command
 
 
@@ -483,3 +489,20 @@ def test_perplexity_within_the_original_window_is_not_told_as_that_of_the_target
     found = decide(evidence(*([line] for line in lines), pilot=replace(PILOT, seconds_to_decide=4 * 3600)))
     assert found is not None
     assert found.headline.startswith("No question was asked")
+
+
+def test_a_kind_that_later_arms_were_not_asked_does_not_count() -> None:
+    asked = {"base": (0, 20), "interpolated": (5, None), "extended": (20, None)}
+    lines = []
+    for first, second in asked.values():
+        found = [share("suite", "score", SHORT, 1.0, 20, kind="facts")]
+        found += [share("suite", "score", TARGET, first / 20, 20, kind="facts")]
+        if second is not None:
+            found += [share("suite", "score", TARGET, second / 20, 20, kind="choices")]
+        lines.append(found)
+    decision = decide(evidence(*lines))
+    assert decision is not None
+    assert decision.headline.startswith(
+        "At 32k the extended model answers 20 of 20 questions about your documents, the base 0;"
+    )
+    assert "was not asked the same" not in " ".join(decision.reasons)

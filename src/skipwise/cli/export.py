@@ -159,11 +159,20 @@ def _is_export_of(
         return False
     record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
     same = record["format"] == to and Path(record["source"]).name == named_path(run).name
-    same = same and record.get("base_weight") == base_weight
+    same = same and record.get("base_weight") == base_weight and not _is_newer(named_path(run), folder)
     if rank is not None:
         adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")) if same else {}
         same = adapter.get("r") == rank
     return same and dtype in (None, record["dtype"])
+
+
+def _is_newer(run: Path, export: Path) -> bool:
+    """Whether a run's weights were written after those of its export."""
+    written, exported = (
+        max((file.stat().st_mtime for file in place.glob("*") if file.suffix in (".safetensors", ".gguf")), default=0.0)
+        for place in (run, export)
+    )
+    return written > exported
 
 
 def _push(folder: Path, destination: "Destination", *, as_json: bool) -> None:

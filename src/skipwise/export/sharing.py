@@ -106,9 +106,12 @@ def shared_record(record: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in config["training"].items()
         if name in _KEPT_TEXTS_OF_TRAINING or not isinstance(value, str | list | dict)
     }
+    kept = {name: record[name] for name in _KEPT if name in record}
+    if "reasons" in kept:
+        kept["reasons"] = [_without_names(reason, _sources(record)) for reason in kept["reasons"]]
     return {
         "config": config,
-        **{name: record[name] for name in _KEPT if name in record},
+        **kept,
         "corpus": {name: corpus[name] for name in _KEPT_OF_CORPUS if name in corpus},
         "left_out": "sources and names of documents, folders, and settings of loggers",
     }
@@ -121,7 +124,7 @@ def check_nothing_private(folder: Path, paths: Iterable[str], documents: Iterabl
     Raises:
         CheckpointError: it has; the message names the file and the word.
     """
-    here = [str(path) for path in (Path.home(), Path.cwd()) if len(path.parts) > 2]
+    here = [str(path) for path in (Path.home(), Path.cwd()) if len(path.parts) > 1]
     for file in sorted(folder.rglob("*")):
         if not file.is_file() or file.name in _VOCABULARIES or file.suffix not in _TEXTS:
             continue
@@ -168,11 +171,22 @@ def _without_sources(card: str, record: Mapping[str, Any]) -> str:
     return re.sub(r"(?m)^- Drawn from .*?: (?=\d)", lambda _: f"- Drawn from source {next(count)}: ", card)
 
 
+def _sources(record: Mapping[str, Any]) -> list[str]:
+    """Sources of documents that a run's record names."""
+    sources = record.get("config", {}).get("data", {}).get("source", [])
+    return [source for source in ([sources] if isinstance(sources, str) else sources) if source != "stdlib"]
+
+
+def _without_names(reason: str, sources: Iterable[str]) -> str:
+    """Why a run has a setting, without the sources in it, however short their names are."""
+    for source in sources:
+        reason = re.sub(rf"(?<=\bof ){re.escape(source)}(?![\w/.-])", NOT_NAMED, reason)
+    return reason
+
+
 def _documents(record: Mapping[str, Any]) -> list[str]:
     """Sources and names of documents that a run's record has, except words that may well mean something else."""
-    sources = record.get("config", {}).get("data", {}).get("source", [])
-    sources = [sources] if isinstance(sources, str) else sources
-    found = [form for source in sources if source != "stdlib" for form in (source, str(Path(source).absolute()))]
+    found = [form for source in _sources(record) for form in (source, str(Path(source).absolute()))]
     ends = record.get("corpus", {}).get("held_out_end") or []
     found += [end["document"] for end in ([ends] if isinstance(ends, dict) else ends) if end.get("document")]
     return [word for word in found if len(word) >= _TELLING or "/" in word or "." in word]

@@ -86,7 +86,8 @@ class PilotConfig:
 
     def asked(self) -> dict[str, Any]:
         """What a resumed pilot must not change, as JSON values."""
-        return {"run": json.loads(json.dumps(self.run.given_settings(), default=str)), "seconds": self.seconds}
+        run = json.loads(json.dumps(self.run.given_settings(), default=str))
+        return {"run": run, "seconds": self.seconds, "price": self.price, "machines": list(self.machines)}
 
 
 def problems(tree: Mapping[str, Any], checks: Sequence[Callable[[], object]]) -> list[str]:

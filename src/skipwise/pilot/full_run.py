@@ -63,7 +63,15 @@ def full_runs(
     return found
 
 
-def full_run_here(machine: str, job: Job, steps: int, batch: int, seconds: float, peak_bytes: int) -> FullRun:
-    """The same on this machine, scaled from the steps that were trained here."""
+def full_run_here(
+    machine: str, job: Job, steps: int, batch: int, seconds: float, peak_bytes: int, price: float | None
+) -> FullRun:
+    """The same on this machine, scaled from the steps that were trained here.
+
+    Memory is the pilot's peak: wider windows than it trained take more.
+    """
     hours = seconds / max(1, steps * batch) * job.steps * job.global_batch / 3600
-    return FullRun(machine=machine, count=1, hours=hours, total_bytes=peak_bytes, fits=True)
+    cost = None if price is None else hours * price
+    return FullRun(
+        machine=machine, count=1, hours=hours, cost=cost, price_per_hour=price, total_bytes=peak_bytes, fits=True
+    )

@@ -284,6 +284,10 @@ class Wanted:
             if asked := self._asked(kind, self.ends):
                 yield self._more_questions(kind, asked)
         yield self._more_texts(_TEXTS[-1])
+        # A score that is not perfect needs more to be told from another.
+        for number in (2 * LEAST_TRIALS, 4 * LEAST_TRIALS):
+            add_trials = partial(replace, trials=number)
+            yield Option(f"{number} questions or passkeys each", self.ends, add_trials)
 
     def _small_options(self) -> Iterator["Option"]:
         at = (self.target,)

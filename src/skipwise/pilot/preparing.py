@@ -153,9 +153,11 @@ def windows_at_a_time(tokens: int, batch: int) -> int:
 
 
 def learning_rate(run: RunConfig, width: int) -> float:
-    """The run's own rate; else the paper's, scaled to the width of the model."""
+    """The run's own rate; else the paper's, scaled to the width of the model where all weights are trained."""
     rate = training_settings(run)["learning_rate"]
-    return rate if "learning_rate" in run.training else float(f"{rate * max(1.0, _PAPERS_WIDTH / width):.2g}")
+    if "learning_rate" in run.training or run.tuning.kind != "full":
+        return rate
+    return float(f"{rate * max(1.0, _PAPERS_WIDTH / width):.2g}")
 
 
 def prepare(config: PilotConfig, tell: Tell, kept: Mapping[str, Any]) -> Prepared:

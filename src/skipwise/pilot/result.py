@@ -66,7 +66,9 @@ def finish(config: PilotConfig, prepared: Prepared, schedule: Schedule, pacer: P
     # A small pilot may have trained shorter windows than the full run has.
     longer = costs.window(prepared.window.train) / costs.window(window)
     trained = outcome.steps, schedule.batch, longer * outcome.training_seconds
-    here = full_run_here(_machine_here(), job, *trained, outcome.peak_bytes)
+    # The price given is of an accelerator.
+    price = config.price if torch.cuda.is_available() else None
+    here = full_run_here(_machine_here(), job, *trained, outcome.peak_bytes, price)
     late = [f"{name[:1].upper()}{name[1:]} was left out, as what came before took longer." for name in pacer.left_out()]
     record = Pilot(
         model=run.model,
@@ -110,7 +112,8 @@ def next_command(config: PilotConfig, learning_rate: float) -> str:
     run = config.run
     words = ["skipwise", "extend", run.model, "--target", length_label(run.target)]
     source = run.data.source
-    for one in [source] if isinstance(source, str) else source:
+    # A mixture names its sources itself.
+    for one in () if run.data.mixture else [source] if isinstance(source, str) else source:
         words += ["--data", str(one)]
     return shlex.join([*words, *_assignments(run), "--set", f"training.learning_rate={learning_rate:g}"])
 

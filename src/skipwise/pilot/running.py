@@ -4,6 +4,8 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from skipwise.errors import CheckpointError, DataError
 from skipwise.evals.suite import build_suite_of
 from skipwise.pilot.arms import NAMES, Pacer, comparison_of
 from skipwise.pilot.asked import PilotConfig
-from skipwise.pilot.measures import Measures
+from skipwise.pilot.measures import LEAST_TRIALS, Measures
 from skipwise.pilot.preparing import Prepared, Tell, prepare, to_keep, windows_at_a_time
 from skipwise.pilot.result import PilotResult, finish, read_result
 from skipwise.pilot.schedule import (
@@ -124,23 +126,8 @@ def _make_questions(folder: Path, prepared: Prepared, schedule: Schedule, tell: 
         at = ", ".join(map(length_label, lengths))
         tell(f"making {schedule.measures.trials} questions of the kind {name} at each of {at} tokens")
         place.parent.mkdir(exist_ok=True)
-        try:
-            build_suite_of(
-                lambda: prepared.held_out.collection,
-                prepared.checked.tokenizer,
-                place,
-                lengths=lengths,
-                num_items=schedule.measures.trials,
-                kinds=[kind],
-                seed=prepared.run.seed,
-                tokenizer_name=Path(prepared.run.model).name,
-                progress=False,
-            )
-        except DataError:
-            said = (
-                f"Questions of the kind {name} were left out, as these documents do not have "
-                f"{schedule.measures.trials} of them."
-            )
+        if not _make_suite(place, kind, lengths, prepared, schedule.measures.trials):
+            said = f"Questions of the kind {name} were left out, as these documents do not have {LEAST_TRIALS} of them."
             tell(said)
             schedule = replace(
                 schedule,
@@ -148,6 +135,25 @@ def _make_questions(folder: Path, prepared: Prepared, schedule: Schedule, tell: 
                 left_out=[*schedule.left_out, said],
             )
     return schedule
+
+
+def _make_suite(place: Path, kind: str, lengths: Sequence[int], prepared: Prepared, number: int) -> bool:
+    """Makes so many questions of a kind, else the least; False if the documents have not even these."""
+    for questions in dict.fromkeys((number, min(number, LEAST_TRIALS))):
+        with suppress(DataError):
+            build_suite_of(
+                lambda: prepared.held_out.collection,
+                prepared.checked.tokenizer,
+                place,
+                lengths=lengths,
+                num_items=questions,
+                kinds=[kind],
+                seed=prepared.run.seed,
+                tokenizer_name=Path(prepared.run.model).name,
+                progress=False,
+            )
+            return True
+    return False
 
 
 def _compare(config: PilotConfig, prepared: Prepared, schedule: Schedule, pacer: Pacer, command: str) -> None:

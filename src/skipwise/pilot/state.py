@@ -82,7 +82,7 @@ def check_folder(path: Path, asked: Mapping[str, Any] | None = None) -> None:
         wanted = json.loads(json.dumps(asked, default=str))
         changed = [name for name in wanted if begun.get(name) != wanted[name]]
         if changed:
-            names = {"run": "the run's settings", "seconds": "the time"}
+            names = {name: f"the {name}" for name in wanted} | {"run": "the run's settings", "seconds": "the time"}
             raise ConfigError(
                 f"the pilot in {str(path)!r} was begun with another setting of {', '.join(names[c] for c in changed)}; "
                 "go on with its own, or begin another with --output",

@@ -67,3 +67,9 @@ class Pilot:
     seconds_to_decide: FiniteFloat | None = None
     kind: Literal["pilot"] = "pilot"
     made: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def share_trained(self) -> float:
+        """Share of the full run's windows that were trained: a step of the pilot may have fewer."""
+        own, full = (self.made.get(name) for name in ("windows_per_step", "full_windows_per_step"))
+        return self.steps / self.full_steps * (own / full if own and full else 1.0)

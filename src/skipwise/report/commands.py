@@ -1,6 +1,7 @@
 """The next command that follows from a decision, from the settings that the evidence has."""
 
 import math
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,6 +35,10 @@ def next_command(contest: Contest, outcome: str, rule: str) -> str | None:
         return _instead(model, target, rule, _source(contest))
     if outcome == "go":
         return (pilot.next_command if pilot else "") or _extend(contest, model, target)
+    if rule == "too_hard":
+        # The base's own score stays as it is, however long the pilot.
+        short = length_label(contest.short or contest.evidence.original_tokens)
+        return shlex.join(["skipwise", "eval", model, "--task", "passkey", "--length", short])
     if rule == "untrained" and not pilot:
         return shlex.join(["skipwise", "doctor", model, "--target", target])
     return _longer_pilot(contest, rule) if pilot else _more(contest, rule)
@@ -84,19 +89,21 @@ def _longer_pilot(contest: Contest, rule: str) -> str | None:
     more = seconds_to_tell(contest, 2 * count.of) if rule in ("few", "undecided") and count else None
     longer = pilot.seconds_given + more if more else _LONGER * pilot.seconds_given
     time = _time(_SLOWER * pilot.seconds_to_decide if pilot.seconds_to_decide else longer)
-    words = shlex.split(str(pilot.made.get("command", "")))
+    # `--time=1h` as two words.
+    given = re.sub(r" (--time|--output)=", r" \1 ", str(pilot.made.get("command", "")))
+    words = shlex.split(given)
     if "pilot" in words[:2] and "--time" in words[:-1]:
         words[words.index("--time") + 1] = time
+    elif "pilot" in words[:2]:
+        words += ["--time", time]
     else:
         source = _source(contest)
         documents = ["--data", source] if source else []
         target = length_label(pilot.target_tokens)
         words = ["skipwise", "pilot", pilot.model, *documents, "--target", target, "--time", time]
-    # The folder of this pilot is taken.
+    # The folder of this pilot is taken; the default one has the time in its name.
     if "--output" in words[:-1]:
         words[words.index("--output") + 1] += "-longer"
-    else:
-        words += ["--output", "runs/pilot-longer"]
     return shlex.join(words)
 
 

@@ -151,8 +151,20 @@ class Contest:
         return max((length for length in found if length <= self.evidence.original_tokens), default=None)
 
     def count(self, arm: Arm | None, length: int | None) -> Count | None:
-        """How many questions of a length an arm answered; None where it was not asked."""
-        return None if arm is None or length is None else counts(arm, self.task).get(length)
+        """How many questions of a length an arm answered, of the kinds that all were asked; None: it was not asked."""
+        found = {} if arm is None or length is None else self._asked_of_all(arm, length)
+        return _count(list(found.values())) if found else None
+
+    def _asked_of_all(self, arm: Arm, length: int) -> dict[Measure, EvalResult]:
+        """An arm's scores at a length, of the kinds that every arm has that was asked there at all.
+
+        A pilot may leave a kind out in its later arms.
+        """
+        arms = [one for one in (self.base, self.interpolated, self.extended) if one is not None]
+        asked = [found for one in arms if (found := _scores(one, self.task).get(length))]
+        common = set.intersection(*map(set, asked)) if asked else set()
+        own = _scores(arm, self.task).get(length, {})
+        return {measure: record for measure, record in own.items() if measure in common}
 
     def gain(self, over: Arm | None, length: int | None) -> Estimate | None:
         """How many more shares of the questions the extended model answers than another arm; None: not measured.
@@ -162,7 +174,7 @@ class Contest:
         """
         if over is None or self.extended is None or length is None:
             return None
-        ours, theirs = (_scores(arm, self.task).get(length, {}) for arm in (self.extended, over))
+        ours, theirs = (self._asked_of_all(arm, length) for arm in (self.extended, over))
         if not ours or ours.keys() != theirs.keys():
             return None
         total = sum(record.num_samples for record in ours.values())

@@ -23,7 +23,8 @@ back, and it tells two models apart that both answer nearly everything.
     go       reads_better         better than the base and holding; interpolation alone answers nearly as much, but its
                                   text is damaged, and the extended model's perplexity is over 1% below it
     go       holds                better than both, and it holds at the target
-    go       rising               better than both in a pilot that had fewer steps than the full run
+    go       rising               better than both in a pilot that trained less than the full run, and at least half as
+                                  good at the target as the base within its own window
     not yet  undecided            better than both, but too few samples to say whether it holds
     not yet  falls_short          better than both, and it does not hold at the target
 """
@@ -124,7 +125,7 @@ def rule_of(contest: Contest) -> Ruling:
     gains = [contest.gain(arm, at) for arm in (base, interpolated)]
     worse = any(gain and gain.high is not None and gain.high < 0 for gain in gains)
     pilot = contest.evidence.pilot
-    is_early = pilot is not None and pilot.steps < EARLY_SHARE * pilot.full_steps
+    is_early = pilot is not None and pilot.share_trained < EARLY_SHARE
     if worse and not is_early:
         return Ruling("no", "worse")
     for arm, gain, rule in zip((base, interpolated), gains, ("base_holds", "interpolation_holds"), strict=True):
@@ -181,7 +182,8 @@ def _of_a_better_model(contest: Contest) -> Ruling:
     if _holds(contest, count):
         return Ruling("go", "holds")
     pilot = contest.evidence.pilot
-    if pilot and pilot.steps < pilot.full_steps:
+    # Half of the way is enough to expect the rest of a full run; less is a hope.
+    if pilot and pilot.share_trained < 1 and count and short and 2 * count.share.value >= short.share.value:
         return Ruling("go", "rising")
     if count is None or short is None:
         return Ruling("not yet", "undecided")

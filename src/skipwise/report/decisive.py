@@ -21,7 +21,11 @@ def decisive_tables(evidence: Evidence) -> list[Table]:
 
 def _questions(contest: Contest) -> Iterator[Table]:
     arms = {"extended": contest.extended, "interpolation only": contest.interpolated, "base": contest.base}
-    found = {name: counts(arm, contest.task) for name, arm in arms.items() if arm is not None}
+    found = {
+        name: {at: count for at in counts(arm, contest.task) if (count := contest.count(arm, at))}
+        for name, arm in arms.items()
+        if arm is not None
+    }
     lengths = sorted({length for of_arm in found.values() for length in of_arm})
     if contest.task is None or not lengths:
         return
@@ -65,10 +69,10 @@ def _requests(contest: Contest) -> Iterator[Table]:
 
 
 def _full_runs(evidence: Evidence) -> Iterator[Table]:
-    runs = evidence.pilot.full_runs if evidence.pilot else ()
-    if runs:
+    pilot = evidence.pilot
+    if pilot and (runs := pilot.full_runs):
         yield Table(
-            title=say("decision.titles.full_runs")[0],
+            title=say("decision.titles.full_runs", prices=pilot.made.get("prices"))[0],
             header=("Machine", "Time", "Money", "Memory"),
             rows=tuple(
                 (

@@ -15,6 +15,7 @@ from skipwise.report.page import TEMPLATES, Figure, Section
 from skipwise.report.quantities import (
     about_text,
     bytes_text,
+    digits_text,
     duration_text,
     hours_text,
     machine_text,
@@ -121,6 +122,7 @@ _FILTERS = {
     "name": _name,
     "names": _names,
     "of_100": _of_100,
+    "digits": digits_text,
     "percent": "{:.1%}".format,
     "ratio": _ratio,
     "seconds": seconds_text,
