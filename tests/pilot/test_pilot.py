@@ -150,7 +150,7 @@ def test_an_interrupted_pilot_goes_on_with_its_schedule(ran, command, tmp_path, 
     out = capsys.readouterr().out
     assert out.startswith("NOT YET: Text of 512 tokens has perplexity ")
     least = re.search(r"need --time (\d+)m on this machine", (tmp_path / "pilot" / "pilot.json").read_text())
-    asked = re.search(r"next: .* --time (\d+)m ", out)
+    asked = re.search(r"next: .* --time (\d+)m\b", out)
     assert least is not None
     assert asked is not None
     assert int(least[1]) < int(asked[1]) < 1.2 * int(least[1]) + 10
