@@ -111,7 +111,7 @@ def _default(option: Any) -> str:
 def _meaning(option: Any) -> str:
     choices = _choices(option)
     one_of = f" One of {', '.join(map(code, choices))}." if choices else ""
-    variable = f" Also by the variable `{option.envvar}`." if option.envvar else ""
+    variable = f" Also set by the variable `{option.envvar}`." if option.envvar else ""
     return (option.help or "") + one_of + variable
 
 

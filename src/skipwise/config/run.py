@@ -476,7 +476,7 @@ class RunConfig(StrictModel):
         return cls.from_mapping(read_settings(path))
 
     def to_yaml(self) -> str:
-        """The run as YAML with all defaults; with recipe `auto` only given settings, which the choice depends on."""
+        """The run as YAML with all defaults. With recipe `auto` only the given settings: the choice depends on them."""
         return yaml.safe_dump(self.given_settings() if self.recipe == AUTO else self.model_dump(), sort_keys=False)
 
 
