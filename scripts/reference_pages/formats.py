@@ -22,7 +22,7 @@ RUN_FIELDS = {
     "sampler": "The position sampler with its settings.",
     "interpolation": "The interpolation with its settings.",
     "corpus": "The documents: `fingerprint` (a hash of their tokens), `documents` and `counts`, `unreadable` files and records; "
-    "of a mixture also `sources`, with what was drawn from each.",
+    "for a mixture also `sources`, with what was drawn from each.",
     "preflight": "The verdicts of `doctor` on this model before the first step, as [below](#verdicts).",
     "seed": "Seed of all random draws.",
     "versions": "Versions of skipwise and of the libraries that the result depends on.",
