@@ -26,7 +26,7 @@ def page() -> str:
 _INTRODUCTION = """# Commands
 
 `skipwise VERB --help` prints the same in a terminal. Lengths are numbers of tokens: `32768`, `32k` (1k is 1024) or `1M`.
-[Settings](settings.md) are those of `--set` and `--config`, and [exit codes](exit-codes.md) tell a script how a command ended.
+`--set` and `--config` take [settings](settings.md). [Exit codes](exit-codes.md) tell a script how a command ended.
 
 """
 
@@ -101,7 +101,7 @@ def _default(option: Any) -> str:
     if option.required:
         return "required"
     value = option.default() if callable(option.default) else option.default
-    if value is None or value == () or (option.is_flag and value is False):
+    if value in (None, (), "") or (option.is_flag and value is False):
         return ""
     if option.is_flag:
         return code(option.opts[0])
@@ -111,7 +111,7 @@ def _default(option: Any) -> str:
 def _meaning(option: Any) -> str:
     choices = _choices(option)
     one_of = f" One of {', '.join(map(code, choices))}." if choices else ""
-    variable = f" Also by the variable `{option.envvar}`." if option.envvar else ""
+    variable = f" Also set by the variable `{option.envvar}`." if option.envvar else ""
     return (option.help or "") + one_of + variable
 
 
@@ -130,9 +130,9 @@ _CODES = {
     options.BUG: ("bug", "An error in skipwise itself, with its traceback. Please report it."),
     options.INTERRUPTED: (
         "interrupted",
-        "Ctrl-C or SIGTERM. What was finished is saved; the last line says how to go on.",
+        "Ctrl-C or SIGTERM. What was finished is saved; the last line says how to continue.",
     ),
-    options.BROKEN_PIPE: ("broken pipe", "The reader of a pipe, such as `head`, ended first."),
+    options.BROKEN_PIPE: ("broken pipe", "The program that reads the output, such as `head`, ended first."),
 }
 
 
@@ -142,6 +142,6 @@ def exit_codes() -> str:
     return (
         "# Exit codes\n\nEvery verb ends with one of these. Results go to stdout, notes, progress and refusals to stderr.\n\n"
         + table(["code", "name", "when"], rows)
-        + "Of several processes (`extend --launch`) the code is that of the first process that failed; 128 plus the number of a "
-        "signal if a signal ended it, such as 137 for a process that was killed for its memory.\n"
+        + "With several processes (`extend --launch`) the code is that of the first process that failed. If a signal ended it, the "
+        "code is 128 plus the number of the signal, such as 137 for a process that the system killed because memory ran out.\n"
     )

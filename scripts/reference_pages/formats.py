@@ -15,23 +15,23 @@ from skipwise.records.verdict import Verdict
 from skipwise.serve.audit import AuditRecord
 
 RUN_FIELDS = {
-    "config": "All [settings](settings.md) of the run, with everything that it chose itself.",
+    "config": "All [settings](settings.md) of the run, including those that it chose itself.",
     "reasons": "What the run chose itself and why, one line each.",
     "window": "The three lengths in tokens: `train`, `original` and `target`.",
-    "widest_tokens": "The widest training window, in tokens.",
+    "widest_tokens": "The longest training window, in tokens.",
     "sampler": "The position sampler with its settings.",
     "interpolation": "The interpolation with its settings.",
     "corpus": "The documents: `fingerprint` (a hash of their tokens), `documents` and `counts`, `unreadable` files and records; "
-    "of a mixture also `sources`, with what was drawn from each.",
+    "for a mixture also `sources`, with what was drawn from each.",
     "preflight": "The verdicts of `doctor` on this model before the first step, as [below](#verdicts).",
     "seed": "Seed of all random draws.",
     "versions": "Versions of skipwise and of the libraries that the result depends on.",
-    "steps": "Optimizer steps that were taken.",
+    "steps": "Number of optimizer steps.",
     "resumed_at_step": "Step at which the last process of the run began; null if it was never resumed.",
-    "seconds": "Wall-clock seconds of that process, with preflight and validation.",
+    "seconds": "Wall-clock seconds of the last process, with preflight and validation.",
     "training_seconds": "Seconds within the training steps alone.",
-    "peak_bytes": "Peak memory of that process in bytes: of the accelerator if there is one.",
-    "bad_steps": "Steps whose loss was not finite or exploded, which the optimizer skipped.",
+    "peak_bytes": "Peak memory of the last process, in bytes: of the accelerator if there is one, else of the process.",
+    "bad_steps": "Steps whose loss was not finite or exploded, and which the optimizer skipped.",
     "skipped_items": "Items that were left out by `--skip-bad-items`.",
     "log": "The Trainer's log: a line for each step (`loss`, `grad_norm`, `learning_rate`, `step_seconds`), and for each "
     "validation (`eval_perplexity_<tokens>`).",
@@ -41,16 +41,16 @@ RUN_FIELDS = {
 """Fields of `skipwise.json`; a test compares them with a run."""
 
 SUITE_FIELDS = {
-    "format": "Number of this format.",
+    "format": "Version of this format.",
     "seed": "Seed by which questions and documents were chosen.",
-    "lengths": "Lengths in the suite's own tokens.",
-    "num_items": "Questions of each kind and length.",
+    "lengths": "Lengths of the prompts, in tokens of `tokenizer`.",
+    "num_items": "Number of questions of each kind and length.",
     "kinds": "By kind of question: its description and how it is scored.",
     "tokenizer": "The tokenizer that lengths were counted with, and its hash.",
     "documents": "The documents: how many, and a hash of them.",
-    "languages": "Codes of the languages that are asked in, if it is not English alone.",
+    "languages": "Codes of the languages of the questions, if there are others than English.",
     "files": "SHA-256 of every other file in the folder.",
-    "sha256": "SHA-256 of all this. A suite that was changed is refused.",
+    "sha256": "SHA-256 of these fields. A suite that was changed is refused.",
 }
 """Fields of `suite.json`; a test compares them with a suite."""
 
@@ -59,7 +59,7 @@ def page() -> str:
     """The page."""
     return "".join(
         [
-            "# Formats\n\nEvery file is JSON, JSON lines (one object a line) or a standard format of others. Times are in seconds, "
+            "# Formats\n\nEvery file is JSON, JSON Lines (one object per line) or a standard format. Times are in seconds, "
             "memory in bytes, lengths in tokens. Later versions may add fields.\n\n",
             _run(), _evaluations(), _comparison(), _pilot(), _suite(), _audit(),
         ]
@@ -99,20 +99,20 @@ def _section(title: str, kind: Any, level: int = 3) -> str:
 
 def _run() -> str:
     files = {
-        "run.yaml": "The settings of the run, as it began: `skipwise extend --config run.yaml --resume` continues it.",
-        "skipwise.json": "What was done, once the run is finished.",
+        "run.yaml": "The settings that the run began with. `skipwise extend --config run.yaml --resume` continues the run.",
+        "skipwise.json": "The record of the run, written when it is finished.",
         "README.md": "The model card.",
         "config.json, model.safetensors, tokenizer files": "A checkpoint as transformers reads it, with the scaling in its config.",
         "adapter/": "The adapter as peft reads it, with `tuning: lora` or `qlora`.",
-        "checkpoint-<step>/": "A checkpoint of the training, with a seal of hashes.",
+        "checkpoint-<step>/": "A checkpoint to resume from, with hashes of its files.",
         "begun.json": "What was decided at the start, for a resumed run.",
-        "bad-items.json": "The items of steps that went wrong, if there were such.",
+        "bad-items.json": "The items of bad steps, if there were any.",
     }
     rows = [[code(name), meaning] for name, meaning in files.items()]
     return (
         "## A run's folder\n\n" + table(["file", "what it has"], rows)
         + "### skipwise.json\n\n" + _told(RUN_FIELDS)
-        + _section("Verdicts", Verdict) + "`skipwise doctor --json` prints them too, one a line.\n\n"
+        + _section("Verdicts", Verdict) + "`skipwise doctor --json` prints them too, one per line, with the address of the verdict's page in `page`.\n\n"
     )  # fmt: skip
 
 
@@ -122,17 +122,17 @@ def _evaluations() -> str:
         "lines.\n\n"
         + _fields(EvalResult)
         + "`--samples FILE` appends a line for each input: what identifies it, the SHA-256 of its token ids, and the model's "
-        "outcome. It has no text of documents, but what the model wrote.\n\n"
+        "outcome. It holds no text of documents, but it holds what the model wrote.\n\n"
     )
 
 
 def _comparison() -> str:
     files = {
         "comparison.json": "The result, as below.",
-        "comparison.yaml": "The settings: `skipwise compare comparison.yaml --resume` continues it.",
+        "comparison.yaml": "The settings. `skipwise compare comparison.yaml --resume` continues the comparison.",
         "records.jsonl, records.csv": "The results of all arms.",
         "report.html, report.md": "The page.",
-        "<arm>/": "What an arm left, for each seed: its results and samples, and the folder `model` of its run.",
+        "<arm>/": "The files of an arm, for each seed: its results and samples, and the folder `model` of its run.",
     }
     text = "## A comparison's folder\n\n" + table(
         ["file", "what it has"], [[code(name), what] for name, what in files.items()]
@@ -152,7 +152,7 @@ def _pilot() -> str:
 
 def _suite() -> str:
     return (
-        "## A suite's folder\n\n`skipwise eval build-suite` writes `suite.json`, a `README.md` that says the same for people, and "
+        "## A suite's folder\n\n`skipwise eval build-suite` writes `suite.json`, a `README.md` for people, and "
         "`items/<length>-<kind>.jsonl`.\n\n### suite.json\n\n" + _told(SUITE_FIELDS)
         + _section("Items", Item) + "Each line ends with `sha256`, a hash of prompt, answer and choices.\n\n"
     )  # fmt: skip

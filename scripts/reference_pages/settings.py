@@ -54,7 +54,8 @@ _VALUES = {
     "recipe": ", ".join(map(code, ["auto", *RECIPES])),
     "tasks": "list of [tasks](#tasks-of-an-evaluation), by name or as `kind` and settings",
 }
-_FOUND = ("reference", "output")  # Of a comparison, whose settings are completed before they are validated.
+# Of a comparison, completed before it is validated; and the interpolation, which depends on the model.
+_FOUND = ("reference", "output", "interpolation")
 _CHOICES = {
     (SAMPLERS["pose"], name): ", ".join(map(code, known))
     for name, known in (("skips", SKIPS), ("text", TEXTS), ("start", STARTS))
@@ -97,6 +98,8 @@ def _bounds(metadata: tuple[Any, ...]) -> str:
     for one in metadata:
         for inner in getattr(one, "metadata", [one]):
             limits |= {name: getattr(inner, name) for name in ("ge", "gt", "le", "lt") if hasattr(inner, name)}
+    if limits.get("lt", 0) >= 1 << 53:  # A bound of the format of numbers, which no value reaches.
+        del limits["lt"]
     if not limits:
         return ""
     low = f"{limits['ge']:g} or more" if "ge" in limits else f"above {limits['gt']:g}" if "gt" in limits else ""
@@ -184,11 +187,13 @@ setting within a group: `--set data.join=true` is `data: {join: true}`. Flags ov
 An unknown name is refused with the nearest known one. `skipwise plan` takes [flags](commands.md#plan) instead.
 
 In formulas `Lo` is the original window, `Lc` the training window, `Lt` the target, `Lx` the length of a document, and
-`alpha` is `Lt / Lo`.
+`alpha` is `Lt / Lo`. A pair is two dimensions of a head that rotate together: pair `j` of the `d` rotated dimensions turns
+by `inv_freq_j` radians per position. `theta` is the RoPE base.
 
 - A length is a number of tokens: `32768`, `32k` (1k is 1024) or `1M`.
 - A share is a number from 0 to 1.
-- No default means that the setting is left open; its meaning says what happens then.
+- Where no default is given, the meaning says what happens without the setting.
+- The default recipe, `auto`, may choose other values than these defaults; see [recipes](#recipes).
 
 """
 
@@ -214,6 +219,10 @@ def _run() -> str:
         text += _section(name, group, _model_rows(group))
     text += (
         "### Recipes\n\nA recipe is a named set of settings. The run's own settings override those of its recipe.\n\n"
+        "`recipe: auto` chooses `growing`. It chooses `diluted` if windows cannot grow: with `data.streaming`, with too few long "
+        "documents, or with `growth: []`. It chooses `paper` if diluted attention is not used: with a sampler other than `pose`, "
+        "with your own stages of `growth`, with context parallelism, or if the model or its attention implementation does not "
+        "take the mask. The run prints what it chose and why.\n\n"
     )
     for name, recipe in RECIPES.items():
         text += f"`recipe: {name}`" + (
@@ -226,18 +235,18 @@ def _training() -> str:
     rows = [[code(name), shown(value)] for name, value in _DEFAULTS.items()]
     text = (
         "### training\n\nAny setting of `transformers.TrainingArguments`. These defaults differ from those of the library. "
-        "`warmup_steps` is 10, or a tenth of all steps if that is less. `gradient_accumulation_steps` is what makes 64 "
-        "windows a step.\n\n" + table(["setting", "default"], rows)
+        "`warmup_steps` is 10, or a tenth of all steps if that is less. `gradient_accumulation_steps` is chosen so that a "
+        "step has 64 windows.\n\n" + table(["setting", "default"], rows)
     )
     rows = [[code(name), where if " " in where else code(where)] for name, where in _SAID_ELSEWHERE.items()]
-    return text + "These are set elsewhere:\n\n" + table(["not in `training`", "but by"], rows)
+    return text + "These cannot be set in `training`:\n\n" + table(["not in `training`", "set by"], rows)
 
 
 def _comparison() -> str:
     text = (
         "## A comparison\n\n`skipwise compare` reads the settings of a run, which hold for every arm, and these:\n\n"
         + table(_HEADINGS, _model_rows(Comparison, skip=("run",)))
-        + "### arms\n\nAn arm is one of these names, or `{name: ..., like: NAME, ...}` with settings of a run of its own.\n\n"
+        + "### arms\n\nAn arm is one of these names, or `{name: ..., like: NAME, ...}` with settings of its own.\n\n"
     )
     rows = []
     for name, kind in ARM_KINDS.items():
@@ -246,7 +255,7 @@ def _comparison() -> str:
         what += ["trains in windows of the target length"] if kind.whole_target else []
         what += ["takes the reference's training time, not its tokens"] if kind.as_long_as_reference else []
         settings = ", ".join(f"{key}: {shown(value).strip('`')}" for key, value in kind.settings.items())
-        rows.append([code(name), "; ".join(what), code(settings) if settings else ""])
+        rows.append([code(name), "; ".join(what) or "trained", code(settings) if settings else ""])
     text += table(["arm", "what it is", "its settings"], rows)
     text += _section("evaluation", EvaluationConfig, _model_rows(EvaluationConfig))
     return text + _section("costs", CostConfig, _model_rows(CostConfig))
@@ -255,7 +264,7 @@ def _comparison() -> str:
 def _tasks() -> str:
     text = (
         "## Tasks of an evaluation\n\n`skipwise eval --task NAME --set TASK.SETTING=VALUE` sets one task, "
-        "`--set SETTING=VALUE` all that have the setting. In a comparison a task is `{kind: NAME, SETTING: VALUE}`.\n\n"
+        "`--set SETTING=VALUE` sets all that have the setting. In a comparison a task is `{kind: NAME, SETTING: VALUE}`.\n\n"
     )
     single = {name: task for name, task in TASKS.items() if not name.startswith("ruler_")}
     for name, task in single.items():
@@ -275,7 +284,7 @@ def _ruler(tasks: Mapping[str, Any]) -> str:
         )
         lines.append([code(name), parts_of(task)[0].split("\n\n")[0], told])
     return (
-        "### ruler\n\nThe 13 tasks of RULER. `--task ruler` is all of them, and `--set ruler.chat=true` sets it for all.\n\n"
+        "### ruler\n\nThe 13 tasks of RULER. `--task ruler` runs all of them, and `--set ruler.chat=true` sets `chat` for all.\n\n"
         + table(_HEADINGS, common)
         + table(["task", "what it asks", "settings of its own"], lines)
     )

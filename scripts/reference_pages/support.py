@@ -42,8 +42,8 @@ def _interpolations() -> str:
         )
     columns = [f"{name} {version}".strip() for name, version in readers.items()]
     return (
-        "## Interpolation by engine\n\nAn extended checkpoint has its scaling in its config, and a GGUF file in its metadata. What an "
-        "engine cannot compute is refused by `skipwise export`, with the nearest setting that it can.\n\n"
+        "## Interpolation by engine\n\nAn extended checkpoint has its scaling in its config, and a GGUF file in its metadata. `skipwise "
+        "export` refuses what an engine cannot compute, and names the nearest setting that works.\n\n"
         + table(
             ["interpolation", "transformers", *columns, "llama.cpp, Llama and Mistral", "llama.cpp, other families"],
             rows,
@@ -51,7 +51,7 @@ def _interpolations() -> str:
         + "- **transformers**: every interpolation is compared with the tables that the library computes "
         f"([forms of configs]({_RECORDS}/config-forms.md)). Folders are written so that releases 4 and 5 read them.\n"
         f"- **{' and '.join(readers)}**: the config has the entries that the engine reads, and skipwise writes the command. "
-        f"Nothing was run: it could not be installed on the machines of the records ([the server]({_RECORDS}/serving.md), [exports]({_RECORDS}/export.md)).\n"
+        f"Neither engine was run, since neither could be installed on the machines of the records ([the server]({_RECORDS}/serving.md), [exports]({_RECORDS}/export.md)).\n"
         f"- **llama.cpp**{_held('llama.cpp')}: exports are run by llama.cpp and compared ([exports]({_RECORDS}/export.md)). An attention "
         "factor that was chosen by `calibrate` is refused in Gemma 3.\n"
         + (
@@ -122,7 +122,7 @@ _TRAINED: Mapping[str, tuple[str, str, str]] = {
     ),
     "ddp": ("yes, 2 and 4 processes", "not run", "Each process holds the whole model."),
     "fsdp2": (
-        "PyTorch's `fully_shard` as accelerate calls it; `extend` itself refuses it on CPUs",
+        "only `fully_shard` as accelerate calls it; `extend` refuses `fsdp2` on CPUs",
         "not run",
         "Parameters, gradients and optimizer state are sharded by PyTorch.",
     ),
@@ -135,7 +135,7 @@ def _training() -> str:
     assert {*_TRAINED} == {"one process", *ENGINES}
     rows = [[code(name) if name in ENGINES else name, *told] for name, told in _TRAINED.items()]
     text = (
-        "## Engines of training by device\n\n`extend --launch ENGINE` starts the processes. *Yes* means that a run trained what one "
+        "## Training engines by device\n\n`extend --launch ENGINE` starts the processes. *Yes* means that a run trained what one "
         f"process trains ([engines]({_RECORDS}/engines.md)).\n\n"
         + table(["engine", "CPUs", "NVIDIA GPUs", "what it does"], rows)
     )
@@ -143,8 +143,8 @@ def _training() -> str:
     return text + (
         f"- **Tuning**: `full`, `{kinds[0]}` and `{kinds[1]}` were run with every engine above on CPUs. 4-bit training was not run "
         f"on an accelerator ([QLoRA]({_RECORDS}/qlora.md)).\n"
-        "- **Context parallelism** (`parallel.context`) was run with 2 and 4 processes, and with 2 under ZeRO-3, on CPUs and with "
-        f"their kernel in PyTorch's ring ([context parallelism]({_RECORDS}/context-parallel.md)).\n"
+        "- **Context parallelism** (`parallel.context`) was run with 2 and 4 processes, and with 2 under ZeRO-3, on CPUs, with "
+        f"the CPU attention kernel in PyTorch's ring attention ([context parallelism]({_RECORDS}/context-parallel.md)).\n"
         "- **Other accelerators**, such as AMD's and Apple's, were not tried.\n\n"
     )
 

@@ -9,35 +9,35 @@ from reference_pages.text import code, table
 
 OWN = {
     "SKIPWISE_CACHE": "Folder of cached token ids, converted documents, samples and tokenizers. Default `~/.cache/skipwise`. "
-    "Processes on several machines need one that all of them reach.",
+    "Processes on several machines need a folder that all of them can reach.",
     "SKIPWISE_DEBUG": "Shows the traceback of a refusal, as the flag `--debug` does.",
     "SKIPWISE_KEYS": "File of API keys for `keys` and `serve`, as the flag `--keys` does.",
-    "SKIPWISE_LAUNCHED": "Set by `extend --launch` in its processes: the flags that they were started with, for the line that "
-    "says how to resume.",
+    "SKIPWISE_LAUNCHED": "Set by `extend --launch` for its processes: the flags of the launch, which the message about resuming "
+    "repeats.",
 }
 READ = {
-    "ACCELERATE_DEEPSPEED_*": "Set by `accelerate launch`: DeepSpeed's settings, taken over or reported as left out.",
-    "ACCELERATE_MIXED_PRECISION": "Set by `accelerate launch`: `bf16` or `fp16`, as the settings of that name.",
+    "ACCELERATE_DEEPSPEED_*": "Set by `accelerate launch`: settings of DeepSpeed. skipwise uses them, or reports that it leaves them out.",
+    "ACCELERATE_MIXED_PRECISION": "Set by `accelerate launch`: `bf16` or `fp16`, like `training.bf16` and `training.fp16`.",
     "ACCELERATE_USE_*": "Set by `accelerate launch`: whether FSDP or DeepSpeed is used.",
-    "LOCAL_WORLD_SIZE": "Set by torchrun: processes on this machine, which share its cores.",
-    "RANK": "Set by torchrun: number of the process; only the first prints and writes.",
-    "TORCHELASTIC_RESTART_COUNT": "Set by torchrun: restarts so far; a restarted run resumes.",
+    "LOCAL_WORLD_SIZE": "Set by torchrun: number of processes on this machine, which share its cores.",
+    "RANK": "Set by torchrun: number of the process. Only the first one prints and writes.",
+    "TORCHELASTIC_RESTART_COUNT": "Set by torchrun: number of restarts so far. A restarted run resumes.",
     "WORLD_SIZE": "Set by torchrun: number of processes.",
 }
 SET = {
-    "DISABLE_SAFETENSORS_CONVERSION": "Set to 1 while a model is loaded: transformers asks no service to convert it.",
+    "DISABLE_SAFETENSORS_CONVERSION": "Set to 1 while a model is loaded, so that transformers does not ask the hub to convert it.",
     "DO_NOT_TRACK": "Set to 1 for vLLM's process.",
-    "PYTHONWARNINGS": "Set for the processes of `--launch`, unless you set it: hides a warning of torch.",
-    "THP_MEM_ALLOC_ENABLE": "Set to 1 unless you set it: torch allocates memory in huge pages, which saves time on CPUs.",
-    "TOKENIZERS_PARALLELISM": "Set to false while documents are tokenized, for which skipwise has threads of its own.",
-    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "Set to 1 for the processes of `--launch`, unless you set it: restarted processes "
-    "otherwise may find the addresses of dead ones.",
+    "PYTHONWARNINGS": "Set for the processes of `--launch` unless you set it. Hides a warning of torch.",
+    "THP_MEM_ALLOC_ENABLE": "Set to 1 unless you set it. torch then allocates memory in huge pages, which saves time on CPUs.",
+    "TOKENIZERS_PARALLELISM": "Set to false while documents are tokenized, since skipwise uses its own threads.",
+    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "Set to 1 for the processes of `--launch`, unless you set it. Otherwise restarted "
+    "processes may find the addresses of dead ones.",
     "VLLM_API_KEY": "Set for vLLM's process: a token that only `serve` knows.",
     "VLLM_DO_NOT_TRACK": "Set to 1 for vLLM's process.",
     "VLLM_NO_USAGE_STATS": "Set to 1 for vLLM's process.",
 }
 LIBRARIES = {
-    "CUDA_VISIBLE_DEVICES": "torch: the accelerators that are seen.",
+    "CUDA_VISIBLE_DEVICES": "torch: the GPUs that torch may use.",
     "HF_HOME": "huggingface_hub: folder of downloaded models and data sets.",
     "HF_HUB_OFFLINE": "huggingface_hub: 1 reads only what was downloaded before.",
     "HF_TOKEN": "huggingface_hub: token for private and gated models.",
@@ -48,10 +48,10 @@ LIBRARIES = {
 def page() -> str:
     """The page."""
     return (
-        "# Environment variables\n\nNo variable is needed.\n\n## Of skipwise\n\n" + _table(OWN)
+        "# Environment variables\n\nAll of these are optional.\n\n## Of skipwise\n\n" + _table(OWN)
         + "## Read from other programs\n\n" + _table(READ)
         + "## Set for other programs\n\n" + _table(SET)
-        + "## Of libraries\n\nThe libraries beneath read variables of their own. These are often useful:\n\n" + _table(LIBRARIES)
+        + "## Of libraries\n\nLibraries that skipwise uses read their own variables. These are often useful:\n\n" + _table(LIBRARIES)
     )  # fmt: skip
 
 

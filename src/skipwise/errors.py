@@ -3,7 +3,7 @@
     SkipwiseError
     |-- ConfigError            a setting is unknown, missing, out of range, or contradicts another
     |-- DataError              a document, corpus or stored token file cannot be used
-    |-- PositionError          a position sample or window breaks its own rules
+    |-- PositionError          the lengths of a window contradict each other, or positions are out of range
     |-- UnsupportedModelError  the model cannot be extended by position ids
     `-- CheckpointError        a checkpoint cannot be read, written, resumed or trusted
 
@@ -39,7 +39,7 @@ class DataError(SkipwiseError):
 
 
 class PositionError(SkipwiseError):
-    """A position sample or window breaks its own rules."""
+    """The lengths of a window contradict each other, or positions are out of range."""
 
     page = "invalid-positions"
 

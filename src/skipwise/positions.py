@@ -118,7 +118,8 @@ class PoSE:
 
     - positions of chunk i are `u_i + st_i + [0, l_i)`, `u_0 = 0` (eq. 3, 4), `u_i` by `skips`:
         - sequential: `u_i ~ U{u_{i-1}..Lt-Lc}`, as in the paper. Distances near `Lt` are rare.
-        - simplex: `N - 1` sorted draws from `U{0..Lt-Lc}`; all gaps have the same law. For N = 2 same as sequential.
+        - simplex: `N - 1` sorted draws from `U{0..Lt-Lc}`; all gaps have the same distribution. For N = 2 this is
+          sequential.
         - flat: the last skip is the largest of `N(N-1)/2` draws from `U{-(Lc-1)..Lt-1}`, clipped to `{0..Lt-Lc}`; the
           others are sorted draws from `U{0..u_{N-1}}`.
     - tokens of chunk i are `v_i + st_i + [0, l_i)`, `v_0 = 0` (eq. 5), `v_i` by `text`:
@@ -136,11 +137,11 @@ class PoSE:
     window and to the last `Lc` distances, which get between one and two times as much. (Exact equality up to `Lt - 1`
     would force `u_1` onto a grid of step `Lc - 1`; then very few pairs would train distances near the grid points.)
     N > 2: the last skip is the largest of all distances between chunks. If these `N(N-1)/2` distances were independent
-    and uniform, their maximum would have exactly this law. For N = 3, chunks of equal length and `Lt >> Lc` they are
-    uniform; for larger N nearly so.
+    and uniform, their maximum would have exactly this distribution. For N = 3, chunks of equal length and `Lt >> Lc`
+    they are uniform; for larger N nearly so.
 
     Attributes:
-        chunks: N, from 1 (no skip) to the training window.
+        chunks: number of chunks N, from 1 (no skip) to the training window.
         text: which text goes with the chunks after the first.
         skips: how far the chunks after the first skip ahead.
         start: where the first chunk's text begins.
@@ -273,7 +274,8 @@ class SentenceGaps:
     arrangement of the rest is equally likely. Text: contiguous, from a uniformly drawn start.
 
     Attributes:
-        sentence_tokens: length of artificial sentences if sentence ends are unknown (as in `coverage`).
+        sentence_tokens: length in tokens of artificial sentences, 1 or more, where sentence ends are unknown (as in
+            `coverage`).
 
     Source: LongRecipe, arXiv 2409.00509, section 3.2 (without its choice of tokens).
     """

@@ -162,8 +162,8 @@ def calibrate(
     """Chooses an attention factor for a model. The model is not changed.
 
     Each factor is tried on a model built around the same parameters. Cheap measurements come first: perplexity at the
-    shorter lengths, perplexity at the target, passkeys at the target. Factors that the rule excludes are not measured
-    further.
+    shorter lengths, perplexity at the target, passkeys at the target. A factor that is excluded by one of them is not
+    measured further.
 
     Args:
         model: a plain model whose interpolation has an attention factor. If it was calibrated before, scales are still

@@ -58,7 +58,7 @@ def compare(
 ) -> None:
     """Compare ways to extend a model on equal tokens.
 
-    All arms are trained on the same tokens and seeds and evaluated alike. Ends with a page.
+    All arms are trained on the same tokens and seeds and evaluated alike. Writes a page at the end.
 
     Example: skipwise compare embedded --target 1k --set training.max_steps=20
 

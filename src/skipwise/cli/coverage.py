@@ -47,15 +47,15 @@ def coverage(
         int | None,
         option("--original TOKENS", "Context window of the base model (cream only).", shown="the same as --train"),
     ] = None,
-    samples: Annotated[int, option("--samples N", "Windows to draw where no exact result is known.", min=1)] = 1000,
+    samples: Annotated[int, option("--samples N", "Windows to draw if no exact result is known.", min=1)] = 1000,
     seed: options.Seed = 0,
     plot: Annotated[Path | None, option("--plot FILE", "Also draw a plot: .svg, .png or .pdf.", group=OUTPUT)] = None,
     as_json: options.Json = False,
 ) -> None:
     """Show how often each relative distance is trained.
 
-    The share of training windows that contain a pair of tokens at a given distance, for each position sampler and
-    target. Options with several values take commas, or can be repeated.
+    Prints the share of training windows that contain a pair of tokens at a given distance, for each position sampler
+    and target. Options with several values take commas, or can be repeated.
 
     Example: skipwise coverage --sampler pose,randpos --skips sequential,flat --plot coverage.svg
     """

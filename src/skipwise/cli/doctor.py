@@ -42,7 +42,7 @@ CorpusOption = Annotated[
 ]
 BaseOption = Annotated[
     str | None,
-    option("--base MODEL", "The model it was made from, to compare RoPE base and window with.", group=FILES),
+    option("--base MODEL", "Model that it was made from. Its RoPE base and window are compared.", group=FILES),
 ]
 
 

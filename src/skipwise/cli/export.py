@@ -28,7 +28,7 @@ DtypeOption = Annotated[
 ]
 RankOption = Annotated[
     int | None,
-    option("--rank N", "LoRA rank of an adapter after full tuning: the difference to the base model.", min=1),
+    option("--rank N", "For an adapter after full tuning: LoRA rank of the difference from the base model.", min=1),
 ]
 EngineOption = Annotated[
     str | None,
@@ -43,7 +43,7 @@ LongTokensOption = Annotated[
     int | None,
     option(
         "--long-tokens TOKENS",
-        "Length of the long prompt.",
+        "Length of the long prompt of the comparison.",
         shown="the window up to 8k, else the original window + 256",
         group=VERIFYING,
     ),

@@ -119,7 +119,7 @@ def role(
 ) -> None:
     """Create a role, or change its limits.
 
-    A change applies to all keys of the role at once. What is left out stays as it is.
+    A change applies to all keys of the role at once. Limits that are not given stay as they are.
 
     Example: skipwise keys role reader --max-context 8k --requests-per-minute 30
     """

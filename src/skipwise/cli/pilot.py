@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 
 
 def pilot(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder, a hub name, a .gguf file, or 'embedded'.")],
-    target: Annotated[int, option("--target TOKENS", "Window to extend to, such as 32k.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A folder, a Hugging Face name, a .gguf file, or 'embedded'.")
+    ],
+    target: Annotated[int, option("--target TOKENS", "Context window to extend to, such as 32k.")],
     data: options.Data = None,
-    given_time: Annotated[str, option("--time DURATION", "Time that it may take, such as 40m or 1h30m.")] = "1h",
+    given_time: Annotated[str, option("--time DURATION", "Time limit, such as 40m or 1h30m.")] = "1h",
     output: Annotated[
         Path | None,
         option(
@@ -39,14 +41,14 @@ def pilot(
     price: Annotated[
         float | None, option("--price MONEY", "Price per accelerator-hour.", shown="typical prices", min=0.0)
     ] = None,
-    schedule: Annotated[bool, option("--schedule", "Only say how the time would be split.")] = False,
+    schedule: Annotated[bool, option("--schedule", "Only print how the time would be split.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Find out within a given time if it is worth it.
+    """Find out in a given time if an extension is worth it.
 
-    Trains the default recipe for as many steps as fit, asks base, interpolated and extended model questions about
-    held-out documents, measures short text, time and memory, and plans the full run. It says first how the time is
-    split. It ends with a page to decide on; exit code 1 means no. After Ctrl-C the same command continues.
+    Trains the default recipe for as many steps as fit, asks the base, the interpolated and the extended model questions
+    about held-out documents, measures short text, time and memory, and plans the full run. Prints first how the time is
+    split. Writes a page to decide on; exit code 1 means no. After Ctrl-C, the same command continues.
 
     Example: skipwise pilot ./my-model --data docs/ --target 32k --time 1h
 

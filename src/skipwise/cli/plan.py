@@ -73,9 +73,9 @@ SharesOption = Annotated[
     list[str] | None,
     option(
         "--share NAME=SHARE",
-        "Share of the machine's peak that is reached, for one of training, prefill (speed), decode (memory "
-        "bandwidth), network and memory (capacity). Repeatable.",
-        shown="0.4, 0.5, 0.6, 0.7, 0.92",
+        "Assumed share of the machine's peak speed (training, prefill), memory bandwidth (decode), network or "
+        "memory. Repeatable.",
+        shown="training=0.4, prefill=0.5, decode=0.6, network=0.7, memory=0.92",
         group=MEASURED,
     ),
 ]
@@ -126,7 +126,8 @@ def plan(
 ) -> None:
     """Estimate memory, time and cost of an extension.
 
-    Covers training and serving, skip-wise and at full length. No weights are read, except with --calibrate.
+    Covers training on short windows with skips, training at full length, and serving. No weights are read, except with
+    --calibrate.
 
     Example: skipwise plan llama-3-8b --target 128k --machine h100 --count 8 --price 2.5
 

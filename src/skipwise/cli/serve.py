@@ -58,7 +58,7 @@ TurnsOption = Annotated[
 ShortOption = Annotated[int, option("--short-slots N", "Concurrent requests in short mode.", min=1, group=SCHEDULING)]
 LongOption = Annotated[int, option("--long-slots N", "Concurrent requests in long mode.", min=1, group=SCHEDULING)]
 WaitingOption = Annotated[
-    int, option("--waiting N", "Requests that may wait before others are refused.", min=1, group=SCHEDULING)
+    int, option("--waiting N", "Maximum length of the queue. Further requests are refused.", min=1, group=SCHEDULING)
 ]
 MeasureOption = Annotated[
     bool,
@@ -77,14 +77,14 @@ TemplateOption = Annotated[
 def serve(
     model: options.Model,
     host: Annotated[
-        str, option("--host HOST", "Address to listen on. All but this machine's own need API keys.")
+        str, option("--host HOST", "Address to listen on. One that other machines can reach needs API keys.")
     ] = "127.0.0.1",
     port: Annotated[int, option("--port N", "Port to listen on. 0 takes a free one.", min=0, max=65535)] = 8000,
     name: Annotated[
         str | None, option("--name NAME", "Model name that clients use.", shown="the folder's name")
     ] = None,
     max_new_tokens: Annotated[
-        int, option("--max-new-tokens TOKENS", "New tokens, where a request does not say.")
+        int, option("--max-new-tokens TOKENS", "New tokens of a request that sets no maximum.")
     ] = 256,
     keys: KeysOption = None,
     audit: AuditOption = None,

@@ -135,7 +135,7 @@ class EvaluationConfig(StrictModel):
         lengths: input lengths. By default the original window and its doublings up to the target.
         suites: folders of suites made by `skipwise eval build-suite`, measured at their own lengths.
         documents: source of the documents. By default the held-out part of the run's own `data.source`.
-        regression: also measures the loss on short text against the base.
+        regression: also measures how far each arm has moved from the base on short text, with the task `regression`.
         seed: seed of prompts and of the choice of documents.
     """
 
@@ -175,10 +175,10 @@ class Comparison(StrictModel):
         reference: the arm that the others are compared with. By default the first of kind `pose`, else the first that
             is trained.
         seeds: seeds of training. Every trained arm runs once with each.
-        reach: validation perplexity at the target, for which the tokens to reach it are counted. By default the
-            reference's last one.
+        reach: a validation perplexity at the target, above 1. The comparison counts the training tokens that each arm
+            takes to reach it. By default the last one of the reference.
         evaluation: what is measured.
-        costs: time and memory by target length. By default not measured.
+        costs: time and memory of a step by target length. By default not measured.
         output: folder of all results. By default the run's own output with `-compared`.
     """
 

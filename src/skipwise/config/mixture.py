@@ -18,10 +18,11 @@ class SourceConfig(StrictModel):
         replay: trains the entry's share on windows of the original length without skips, in whole steps that are evenly
             spaced. They preserve short-context quality.
         source: as in `data`. A replay entry without a source replays the texts of the other entries.
-        weight: its part of the run's tokens, relative to the weights of the other entries. Tokens that are no labels
-            count. A step's loss is the mean over its labels, so a source with few of them weighs less in the loss.
-        format, field, skip_unreadable, min_tokens, join, skips_at, control_tokens: as in `data`, whose value is the
-            default.
+        weight: part of the run's tokens that comes from this source, relative to the weights of the other entries.
+            Tokens without labels count too. A step's loss is the mean over its labels, so a source with few of them
+            weighs less in the loss.
+        format, field, skip_unreadable, min_tokens, join, skips_at, control_tokens: as in `data`. By default
+            the value given there.
     """
 
     replay: bool = False

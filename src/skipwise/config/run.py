@@ -58,34 +58,36 @@ class DataConfig(StrictModel):
     """The documents to train on.
 
     Attributes:
-        source: a file, a folder, a pattern, a hub data set or `stdlib` (the Python sources of the running interpreter),
-            or a list of these. With `mixture` it is left out.
-        mixture: several sources, each with its weight. What an entry leaves open is as given here. A list in place of
-            all settings of `data` is read as a mixture.
-        format: what records hold. `conversations` are `messages` of OpenAI's form or `conversations` of ShareGPT's; the
-            model's chat template writes them, and only the assistant's turns are labels. `auto` looks at the first
+        source: a file, a folder, a glob pattern, a hub data set or `stdlib` (the Python sources of the running
+            interpreter), or a list of these. With `mixture` it is left out.
+        mixture: several sources, each with its weight. Settings that an entry leaves out are those given here. `data:
+            [...]` is short for `data: {mixture: [...]}`.
+        format: what records hold. `conversations` are `messages` in OpenAI's format or `conversations` in ShareGPT's.
+            The model's chat template formats them, and only the assistant's turns are labels. `auto` looks at the first
             records.
         field: field of a record with its text or messages, in JSON, JSON lines, CSV, Parquet and hub data sets. `a.b`
             is field `b` of field `a`.
-        skip_unreadable: skips files and records that cannot be read, and counts them in the run's record. Otherwise all
-            of them are reported and nothing is trained. A null or empty row counts as empty, not as unreadable.
-        min_tokens: shorter documents are dropped, or with `join` joined. By default the training window.
+        skip_unreadable: skips files and records that cannot be read, and counts them in the run's record. Otherwise the
+            run reports all of them and stops. A null or empty row counts as empty, not as unreadable.
+        min_tokens: minimum length of a document. Shorter ones are dropped, or with `join` joined. By default the
+            training window.
         join: joins short documents until they are long enough. By default conversations are joined and texts are not.
-        skips_at: where skips fall in conversations. `turns` moves a skip to the beginning of a turn if there is one
-            within a quarter of a window, so that no turn is torn apart. Windows begin at a turn in either case.
-        mask_joints: does not train the first token of a chunk if the token before it is not its predecessor in the
-            text.
+        skips_at: where skips fall in conversations. `turns` moves a skip to the beginning of a turn, if one is within a
+            quarter of a window, so that the turn stays whole. Windows begin at a turn in either case.
+        mask_joints: leaves the first token of a chunk out of the loss, unless the token before it in the window is also
+            the one before it in the text.
         held_out: share of documents, chosen by their text, that is held out of training for validation. If they are too
             short for validation, the end of the longest other document is held out too.
         retrieval: share of windows that are generated retrieval exercises instead of text from documents.
         retrieval_language: code of the language of the exercises: `en`, `de`, `fr`, `es`, `ja`, `zh` or `ko`.
-        near_labels: share of the labels that are trained in all chunks but the last, whose tokens have nothing far away
-            to attend to. Below 1, distant context weighs more in the loss.
-        control_tokens: how a control token such as `<|im_end|>` is read that documents spell: as ordinary text, or as
-            the token, for corpora written for this tokenizer.
+        near_labels: share of the labels that is kept in all chunks before the last. The last chunk has the most distant
+            context, so a value below 1 gives distant context more weight in the loss.
+        control_tokens: how the text of a control token, such as `<|im_end|>` written in a document, is tokenized: as
+            ordinary text, or as the control token, for corpora written for this tokenizer.
         streaming: reads Parquet files or hub data sets during training instead of tokenizing them first, for corpora
             larger than the disk.
-        buffer: with `streaming`, number of documents that each window of a step keeps in memory to shuffle.
+        buffer: with `streaming`, number of consecutive documents that are shuffled together. Each window of a step
+            keeps so many in memory.
     """
 
     source: str | list[str] = Field(
@@ -181,10 +183,10 @@ class LowRankTuning(StrictModel):
         kind: dtype of the weights under the adapter: the run's (`lora`) or 4 bits (`qlora`).
         rank: LoRA rank.
         alpha: LoRA alpha: the adapter is multiplied by `alpha / rank`. By default twice the rank.
-        dropout: share of the adapter's inputs that is dropped.
-        target_modules: names of the linear layers with an adapter. By default all of the decoder.
-        train_norms: also trains the norms, in full.
-        train_embeddings: also trains embeddings and output head, in full.
+        dropout: dropout of the adapter's inputs.
+        target_modules: names of the linear layers that get an adapter. By default all linear layers of the decoder.
+        train_norms: also trains the norms, with all their parameters.
+        train_embeddings: also trains embeddings and output head, with all their parameters.
 
     Source: LongLoRA (arXiv 2309.12307) on norms and embeddings.
     """
@@ -209,7 +211,7 @@ class QloraTuning(LowRankTuning):
 
     Attributes:
         quant: number format of the 4-bit weights: quantiles of a normal distribution (`nf4`) or 4-bit floats (`fp4`).
-        double_quant: stores the scales of the blocks of weights in 8 bits.
+        double_quant: also quantizes the scales of the weight blocks, to 8 bits.
 
     Source: QLoRA (arXiv 2305.14314), section 3.
     """
@@ -231,11 +233,12 @@ class GrowthConfig(StrictModel):
     down to one per device, or with `keep_tokens` to one per step.
 
     Attributes:
-        window: training window of these steps, at most the target.
-        target: target of their skips. By default the run's. The interpolation stays that of the run's target.
+        window: length of a training window in these steps, at most the target.
+        target: target of the skips in these steps. By default the run's. The interpolation stays that of the run's
+            target.
         sampler: settings of the sampler that differ in these steps, such as `{chunks: 3}`.
-        share: share of the run's steps that the stage has, counted from the end. A later stage takes over the last of
-            them.
+        share: where the stage begins: when this share of the run's steps is left. It ends where the next stage begins,
+            so shares must fall from stage to stage.
     """
 
     window: GrownWindow = "1x"
@@ -259,13 +262,13 @@ class GrowthConfig(StrictModel):
 
 
 class ValidationConfig(StrictModel):
-    """Validation during training: perplexity of the same last tokens of held-out documents with growing left context.
+    """Validation during training: perplexity of the last tokens of held-out documents, the same ones for each length.
 
     Attributes:
         lengths: context lengths. By default the original window and its doublings up to the target.
         num_documents: number of held-out documents per length.
-        every_steps: number of steps from one validation to the next, besides those before the first and after the last
-            step; 0 for these two alone. By default a quarter of the run.
+        every_steps: number of steps from one validation to the next. Validation also runs before the first and after
+            the last step; 0 means only then. By default a quarter of the run.
     """
 
     lengths: list[Length] | None = None
@@ -277,10 +280,10 @@ class GuardConfig(StrictModel):
     """What happens at a bad step: the optimizer skips it, and too many of them end the run.
 
     Attributes:
-        bad_steps: number of bad steps after which the run ends; their items are listed in `bad-items.json`. Under
-            DeepSpeed, which cannot skip a step, the first one ends it.
-        rise: a step is bad if its loss is not finite, or is this far (in nats per token) above the median of recent
-            steps.
+        bad_steps: number of bad steps after which the run stops. Their items are listed in `bad-items.json`. DeepSpeed
+            cannot skip a step, so its first bad step stops the run.
+        rise: a step is bad if its loss is this far above the median of recent steps, in nats per token. It is also bad
+            if its loss or gradient is not finite.
     """
 
     bad_steps: int = Field(default=3, ge=1)
@@ -291,8 +294,8 @@ class ParallelConfig(StrictModel):
     """How processes share windows.
 
     Attributes:
-        context: context-parallel size: number of processes that split each window among them, for windows that do not
-            fit one device.
+        context: size of context parallelism: number of processes that split each window among them, for windows that do
+            not fit one device.
     """
 
     context: int = Field(default=1, ge=1)
@@ -303,35 +306,36 @@ class RunConfig(StrictModel):
 
     Attributes:
         model: a folder, a hub name, a `.gguf` file, or `embedded` for the small model of the package.
-        recipe: a named set of settings. The run's own settings override it. `auto` chooses by model and documents.
+        recipe: a named set of settings. Settings that the run gives itself override it. `auto` chooses by model and
+            documents.
         target: window to extend to.
-        window: training window. By default the original window, at most 2k.
-        original: window that the base model was pre-trained for, if its config does not tell (Qwen3's says 40960, but
+        window: length of a training window. By default the original window, at most 2k.
+        original: window that the base model was pre-trained for, if its config does not say it (Qwen3's says 40960, but
             it was 32768).
         output: folder of the extended model. By default `runs/<model>-<target>`.
         interpolation: how rotary frequencies change. By default the model's own interpolation, else YaRN.
         sampler: how positions skip in a training window, and which text goes with them.
         data: what to train on: settings, or a list of sources with weights.
         tuning: which parameters are trained. By default all of them.
-        growth: stages with wider windows for the last steps, in order. By default none.
-        keep_tokens: keeps the tokens of a step the same, even if one grown window is more than a device's share of a
-            step. Some micro-batches are then empty. Not with sharded models or context parallelism.
-        short_steps: share of the steps, evenly spaced, with windows of the original length without skips. They preserve
-            short-context quality. In a mixture, `replay` entries take its place.
+        growth: stages with longer windows for the last steps, in order. By default none.
+        keep_tokens: keeps the number of tokens of a step while windows grow, even if one window has more tokens than a
+            device's share of a step. Some micro-batches are then empty. Not with sharded models or context parallelism.
+        short_steps: share of the steps that have windows of the original length without skips. They are evenly spaced
+            and preserve short-context quality. Not together with `replay` entries of a mixture, which do the same.
         dilution: diluted attention: a key of an earlier chunk also stands for the keys that the skip leaves out, so
             that attention learns to cope with as many keys as the target has. It works best with text aligned to
             positions: `sampler: {kind: pose, text: aligned, start: mixed}`.
         validation: what is measured during training.
         calibrate: chooses an attention factor for the target after training, as `skipwise calibrate` does.
         guard: what happens at steps whose loss is not finite or explodes.
-        parallel: how processes share windows. It does not change what is trained, except for the recipe that `auto`
-            chooses with context parallelism.
+        parallel: how processes share windows. It does not change what is trained, except that `auto` chooses the recipe
+            `paper` with context parallelism.
         training: settings of the Trainer: any of `transformers.TrainingArguments`. Defaults are the paper's: AdamW,
             learning rate 2e-5, 10 warm-up steps, 1000 steps, 64 windows per step, gradient checkpointing.
         dtype: number format of the parameters in training. `auto` is the checkpoint's own.
         attention: attention implementation of transformers. By default the model's own choice.
         seed: seed of all random draws.
-        trust_remote_code: runs the Python code of a hub repository. Read it first.
+        trust_remote_code: runs Python code that comes with the model. Read that code first.
     """
 
     model: str
@@ -472,7 +476,7 @@ class RunConfig(StrictModel):
         return cls.from_mapping(read_settings(path))
 
     def to_yaml(self) -> str:
-        """The run as YAML with all defaults; with recipe `auto` only given settings, which the choice depends on."""
+        """The run as YAML with all defaults. With recipe `auto` only the given settings: the choice depends on them."""
         return yaml.safe_dump(self.given_settings() if self.recipe == AUTO else self.model_dump(), sort_keys=False)
 
 

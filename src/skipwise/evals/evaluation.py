@@ -57,7 +57,7 @@ def evaluate(
         documents: token ids of each document, 1-D integers, for tasks that read text; best not seen in training.
         seed: seed of all random draws.
         out: file to append one line of JSON per result to.
-        samples_out: the same per sample, with the hash of its input, the output and the score.
+        samples_out: file to append one line of JSON per sample to: hash of the input, output and score.
         cache: stores samples, and finds those of earlier runs.
         details: JSON values to add to the details of every result, such as the step of a checkpoint.
         allow_beyond: whether lengths may exceed the model's window.

@@ -87,8 +87,8 @@ class TwoModes:
             source: the run's folder, or any model that `load_model` takes.
             base: the base model, if it is no longer where the run's record says.
             adapter: a folder with the difference between base and extended model, instead of the run's own.
-            dtype: as for `load_model`, of both.
-            attention: as for `load_model`, of both.
+            dtype: dtype of both models, as for `load_model`.
+            attention: attention implementation of both models, as for `load_model`.
             device: by default the CPU.
             trust_remote_code: run Python code that comes with the model.
 

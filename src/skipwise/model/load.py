@@ -89,7 +89,8 @@ def load_model(
         as an equivalent Phi (`skipwise.model.gptj`), a Baichuan as an equivalent Llama (`skipwise.model.baichuan`).
 
     Raises:
-        CheckpointError: missing, damaged, incomplete, with pickled weights, or with a tokenizer for another vocabulary.
+        CheckpointError: the checkpoint is missing, damaged or incomplete, has pickled weights, or has a tokenizer for
+            another vocabulary.
         UnsupportedModelError: the model has no rotary positions to extend; the message says why.
         ConfigError: a setting is wrong, or a package is missing.
     """

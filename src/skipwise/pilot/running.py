@@ -44,17 +44,17 @@ def pilot(
     command: str = "",
     tell: Tell = lambda line: print(line, file=sys.stderr, flush=True),
 ) -> PilotResult:
-    """Runs a pilot, or goes on with one that was interrupted in its folder.
+    """Runs a pilot, or continues one that was interrupted in its folder.
 
     Args:
-        config: what is asked for.
+        config: settings of the pilot.
         only_schedule: stop once it is known how the time would be split; no folder is written.
-        began: when it began, as `time.time()`; by default now.
+        began: start of the time limit, as `time.time()`; by default now.
         command: the command line, for the record.
-        tell: called with what it does next, and the schedule.
+        tell: called with each line of progress, and with the schedule.
 
     Raises:
-        TooShortError: the time is too short; the message has the least.
+        TooShortError: the time is too short; the message says how much is needed.
         ConfigError: settings that cannot be used, or a folder that is taken.
         DataError: documents that cannot be read, or none as long as the target.
         CheckpointError, UnsupportedModelError: the model cannot be read or extended, the preflight or an arm failed.

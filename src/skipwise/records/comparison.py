@@ -27,14 +27,14 @@ class ArmRun:
     """One training run of an arm.
 
     Attributes:
-        status: whether it was completed.
-        seed: of training; None where nothing is trained.
+        status: whether the run was completed.
+        seed: seed of training; None where nothing is trained.
         failure: kind of failure, such as `out of memory`.
         error: message of the failure.
         steps: optimizer steps.
         tokens: tokens trained on.
-        training_seconds: within the steps alone: neither data, nor preflight, nor validation.
-        peak_bytes: peak memory of the process when training ended.
+        training_seconds: seconds within the steps alone, without data, preflight and validation.
+        peak_bytes: peak memory of the process, in bytes, when training ended.
     """
 
     status: Status
@@ -57,12 +57,13 @@ class ComparedArm:
     """One way to extend the model.
 
     Attributes:
-        like: the kind of arm that it is or is a variant of; None if unknown.
-        trained: False for an arm that is measured as it is.
-        interpolation: kind and settings; None where there is none.
-        sampler: of positions: kind and settings; None where nothing is trained, or it does not tell its settings.
-        settings: those in which the arm differs from the others.
-        runs: one for each seed.
+        like: kind of the arm, or the kind that it is a variant of; None if unknown.
+        trained: false for an arm that is measured without training.
+        interpolation: its interpolation, kind and settings; None if it has none.
+        sampler: its position sampler, kind and settings; None if nothing is trained, or if the sampler does not tell
+            its settings.
+        settings: settings in which the arm differs from the others.
+        runs: its runs, one for each seed.
     """
 
     like: str | None = None
@@ -91,13 +92,13 @@ class Difference:
         arm: name of the arm.
         reference: name of the arm that it is compared with.
         task: what was measured.
-        metric: as in the results.
-        length_tokens: length of the input.
-        value: ln(arm / reference) of the metric `perplexity`; arm - reference of a share.
+        metric: name of the metric, as in the results.
+        length_tokens: length of the input, in tokens.
+        value: ln(arm / reference) for the metric `perplexity`; arm - reference for shares.
         ci_low: lower end of the interval.
         ci_high: upper end of the interval.
-        num_pairs: documents or prompts that both measured.
-        num_seeds: seeds of training that both have.
+        num_pairs: number of documents or prompts that both were measured on.
+        num_seeds: number of seeds of training that both have.
     """
 
     arm: Name
@@ -123,10 +124,10 @@ class Reached:
 
     Attributes:
         arm: name of the arm.
-        seed: of training.
+        seed: seed of training.
         perplexity: the perplexity to reach.
-        length_tokens: context length at which it is validated.
-        tokens: training tokens; None if it never reached it.
+        length_tokens: context length of the validation, in tokens.
+        tokens: number of training tokens; None if the arm never reached the perplexity.
     """
 
     arm: Name
@@ -142,9 +143,9 @@ class Cost:
 
     Attributes:
         arm: name of the arm.
-        target_tokens: the target window.
-        step_seconds: seconds of a step; None where it failed.
-        peak_bytes: peak memory of the process; None where it failed.
+        target_tokens: the target window, in tokens.
+        step_seconds: seconds of a step; None if it failed.
+        peak_bytes: peak memory of the process, in bytes; None if it failed.
         status: whether it was completed.
         error: message of the failure.
     """
@@ -165,17 +166,18 @@ class Comparison:
         model: the base model.
         window: `train`, `original` and `target`, in tokens.
         reference: the arm that others are compared with.
-        seeds: of training.
+        seeds: seeds of training.
         steps: optimizer steps of each run.
-        tokens_per_step: tokens of a step.
-        arms: by name.
-        differences: of each arm against the reference.
-        rises: of each arm's perplexity at longer lengths against its own at the shortest, paired by document.
-        reached: training tokens by arm and seed.
-        costs: of a step by arm and target.
+        tokens_per_step: training tokens of a step.
+        arms: the arms by name.
+        differences: differences of each arm from the reference.
+        rises: how much each arm's perplexity at longer lengths differs from its own at the shortest, paired by
+            document.
+        reached: training tokens to reach a perplexity, by arm and seed.
+        costs: costs of a step, by arm and target.
         made: when, where and with which versions it was made.
-        settings: of the comparison.
-        kind: tells the file from others.
+        settings: settings of the comparison.
+        kind: always `comparison`, which tells the file from others.
     """
 
     model: str

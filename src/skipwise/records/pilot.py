@@ -14,13 +14,13 @@ class FullRun:
     """The full run on one kind of machine, scaled from what the pilot measured.
 
     Attributes:
-        machine: a named machine, such as `a100-80`, or `cpu` for the pilot's own.
-        count: accelerators of it.
-        hours: of the whole run.
-        cost: in the currency of the price; None without a price.
-        price_per_hour: of one accelerator; None if unknown.
-        total_bytes: memory that one accelerator needs.
-        fits: whether it has that much.
+        machine: name of a machine, such as `a100-80`, or `cpu` for the pilot's own.
+        count: number of accelerators.
+        hours: hours of the whole run.
+        cost: cost of the whole run, in the currency of the price; None without a price.
+        price_per_hour: price of one accelerator for an hour; None if unknown.
+        total_bytes: memory that one accelerator needs, in bytes.
+        fits: whether one accelerator has that much memory.
     """
 
     machine: str
@@ -34,7 +34,7 @@ class FullRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pilot:
-    """A small proof of concept: base, interpolation only and recipe, as far as a given time went.
+    """A small proof of concept within a time limit: base, interpolation only, and the recipe.
 
     Evaluation records stand beside it, as `skipwise compare` leaves them.
 
@@ -42,16 +42,16 @@ class Pilot:
         model: the base model.
         target_tokens: window to extend to.
         original_tokens: window of the base model.
-        seconds_given: time that was given.
-        seconds_used: time that it took.
-        steps: training steps that fitted.
+        seconds_given: time limit of the pilot.
+        seconds_used: time that the pilot took.
+        steps: training steps of the pilot.
         full_steps: training steps of the full run.
-        left_out: one sentence each: what did not fit, or cannot be told from it.
-        full_runs: the full run, by machine.
-        next_command: what to run next.
-        seconds_to_decide: time that a pilot needs that can decide; None if this one had it.
-        kind: tells the file from others.
-        made: the schedule and whatever else tells how it came about.
+        left_out: what did not fit into the time, or cannot be concluded from it, one sentence each.
+        full_runs: estimates of the full run, one for each machine.
+        next_command: command to run next.
+        seconds_to_decide: shortest time limit of a pilot that can decide; None if this one had it.
+        kind: always `pilot`, which tells the file from others.
+        made: the schedule, and how the result came about.
     """
 
     model: str

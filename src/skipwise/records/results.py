@@ -21,11 +21,11 @@ class EvalResult:
 
     Attributes:
         task: name of the task, a key of `TASKS`.
-        length_tokens: length of the input, including the tokens to be generated.
+        length_tokens: length of the input in tokens, including the tokens to be generated.
         metric: what was measured, such as `perplexity` or `accuracy`.
-        value: the number.
+        value: the measured number.
         ci_low: lower end of the 95% confidence interval; None if there is no interval.
-        ci_high: upper end; None if there is no interval.
+        ci_high: upper end of the interval; None if there is no interval.
         num_samples: number of inputs that it was measured on.
         num_skipped: number of unusable inputs, such as documents too short for the length.
         seed: seed of prompts and of the choice of documents.

@@ -13,10 +13,10 @@ class Verdict:
     """The result of one probe.
 
     Attributes:
-        name: of the probe, such as `reach`.
+        name: name of the probe, such as `reach`.
         status: `pass`, `fail` (do not train), or `note` (worth knowing).
         detail: what was measured, with numbers.
-        cure: what to do; empty unless it failed.
+        cure: what to do; empty if the probe passed or there is nothing to do.
     """
 
     name: str

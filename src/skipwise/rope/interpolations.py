@@ -81,7 +81,7 @@ class Linear:
     """Position interpolation: `inv_freq / alpha` for every pair.
 
     Attributes:
-        factor: used instead of `alpha`. By default `target / original`.
+        factor: used instead of `alpha`, 1 or more. By default `target / original`.
 
     Source: Chen et al., arXiv 2306.15595, equation 4.
     """
@@ -104,7 +104,7 @@ class NTK:
     """NTK-aware base change: `theta' = theta * alpha ** (d / (d - 2))`. Only the base changes, so all engines load it.
 
     Attributes:
-        theta: another base (adjusted base frequency, ABF). By default that of the formula.
+        theta: another base (adjusted base frequency, ABF), above 1. By default the one of the formula.
 
     Source: bloc97's NTK-aware scaling, as stated in YaRN (arXiv 2309.00071), definition 1; ABF: Xiong et al.,
     arXiv 2309.16039, section 2.1.
@@ -141,7 +141,7 @@ class DynamicNTK:
     beyond it the base grows exactly by the formula above. Only the smaller bases for shorter inputs are lost.
 
     Attributes:
-        factor: how fast the base grows with the length; 1 makes the stretch `L / Lo`.
+        factor: how fast the base grows with the length, 1 or more. With 1, `alpha` in the formula of `ntk` is `L / Lo`.
 
     Source: emozilla's dynamic scaling, as stated in YaRN (arXiv 2309.00071), section 3.3; the law with `factor` is that
     of transformers' rope type `dynamic`.
@@ -200,17 +200,19 @@ class YaRN:
     `beta_fast` turns over the original window to 1 at the pair that makes `beta_slow` turns.
 
     Attributes:
-        beta_fast: pairs with at least this many turns over the original window are unchanged.
-        beta_slow: pairs with at most this many turns are fully interpolated.
-        attention_factor: factor on cos and sin. By default `0.1 ln(alpha) + 1`, or with both `mscale` and
-            `mscale_all_dim` for `(0.1 mscale ln(alpha) + 1) / (0.1 mscale_all_dim ln(alpha) + 1)`.
-        attention_factor_scale: multiplies that factor; chosen by calibration. A factor other than the formula's is
-            exported twice: as `attention_factor` for transformers, and as `attn_factor`, relative to the formula, for
-            vLLM and SGLang, which read only that (transformers logs that it does not know `attn_factor`).
+        beta_fast: pairs that make at least this many turns over the original window are unchanged. At least
+            `beta_slow`.
+        beta_slow: pairs that make at most this many turns are fully interpolated. Above 0.
+        attention_factor: factor on cos and sin, above 0. By default `0.1 ln(alpha) + 1`. With both `mscale` and
+            `mscale_all_dim`, by default `(0.1 mscale ln(alpha) + 1) / (0.1 mscale_all_dim ln(alpha) + 1)`.
+        attention_factor_scale: multiplies that factor, above 0. `calibrate` chooses it. A factor other than the
+            formula's is exported twice: as `attention_factor` for transformers, and as `attn_factor`, relative to the
+            formula, for vLLM and SGLang, which read only that. transformers then logs that it does not know
+            `attn_factor`.
         truncate: rounds the bounds of the ramp outwards to whole pairs, as the authors do.
-        factor: used instead of `alpha`. By default `target / original`.
-        mscale: DeepSeek's weight of the logarithm, if the model has one.
-        mscale_all_dim: DeepSeek's weight for all dimensions of the head, which its attention applies separately.
+        factor: used instead of `alpha`, 1 or more. By default `target / original`.
+        mscale: DeepSeek's factor on the logarithm above, if the model has one.
+        mscale_all_dim: DeepSeek's same factor for all dimensions of the head, which its attention applies separately.
 
     Source: Peng et al., arXiv 2309.00071, definition 2 and equations 17 to 22.
     """
@@ -285,9 +287,9 @@ class Llama3:
     `inv_freq'_j = (1 - s_j) * inv_freq_j / alpha + s_j * inv_freq_j`. No attention factor.
 
     Attributes:
-        low_freq_factor: pairs with at most this many turns over the original window are divided by alpha.
-        high_freq_factor: pairs with at least this many turns are unchanged.
-        factor: used instead of `alpha`. By default `target / original`.
+        low_freq_factor: pairs that make at most this many turns over the original window are divided by alpha. Above 0.
+        high_freq_factor: pairs that make at least this many turns are unchanged. At least `low_freq_factor`.
+        factor: used instead of `alpha`, 1 or more. By default `target / original`.
 
     Source: Meta's Llama 3.1 release (models/llama3/reference_impl/model.py, `apply_scaling`).
     """
@@ -335,12 +337,14 @@ class LongRoPE:
     applies to both. `table` is that of the long list if the target is beyond the original window.
 
     Attributes:
-        short_factor: divisors for inputs within the original window, `rotary_dim / 2` of them. By default all 1.
-        long_factor: divisors for longer inputs. The paper finds them by evolutionary search. By default YaRN's (beta 32
-            and 1), which run from 1 at the fastest pair to alpha at the slowest.
-        attention_factor: factor on cos and sin. By default that of the formula. A given one is exported as
+        short_factor: divisors for inputs within the original window, `rotary_dim / 2` numbers above 0. By default all
+            1.
+        long_factor: divisors for longer inputs, `rotary_dim / 2` numbers above 0. The paper finds them by evolutionary
+            search. By default YaRN's (beta 32 and 1), from 1 at the fastest pair to alpha at the slowest.
+        attention_factor: factor on cos and sin, above 0. By default the one of the formula. A given one is exported as
             `attention_factor` for transformers and as `short_mscale` and `long_mscale` for vLLM and SGLang.
-        factor: used instead of `alpha` in the default divisors and in the formula. By default `target / original`.
+        factor: used instead of `alpha` in the default divisors and in the formula, 1 or more. By default `target /
+            original`.
 
     Source: Ding et al., arXiv 2402.13753; the attention factor as in the authors' released code.
     """

@@ -51,25 +51,25 @@ class AuditRecord:
     has no `role`, `code`, `original_window`, `asked_tokens`, and no seconds but `seconds`.
 
     Attributes:
-        time: when it ended, in UTC: `2026-11-30T06:45:15Z`.
-        request_id: also in the response, as `X-Request-ID`.
-        key: id of the key; "-" for none.
-        name: name of the key; "-" for none.
-        role: of the key; "-" for none.
-        client: address of the connection: a proxy's, if there is one in between.
-        endpoint: the route; never the path as it was sent.
-        model: the model that was asked for, by one of the server's names.
-        mode: the mode that answered: `short` or `long`.
-        original_window: of the model, in tokens: a longer request needs the long mode.
-        asked_tokens: the prompt's and the most that might follow, which limits and modes go by.
+        time: when the request ended, in UTC: `2026-11-30T06:45:15Z`.
+        request_id: id of the request, also in the response as `X-Request-ID`.
+        key: id of the API key; "-" for none.
+        name: name of the API key; "-" for none.
+        role: role of the API key; "-" for none.
+        client: address of the client, or of a proxy in between.
+        endpoint: name of the route, never the path as it was sent.
+        model: model that was asked for, under one of the server's names.
+        mode: mode that answered: `short` or `long`.
+        original_window: original window of the model, in tokens. A longer request needs the long mode.
+        asked_tokens: tokens of the prompt plus the most that may be generated. Limits and modes go by this number.
         prompt_tokens: tokens of the prompt.
-        completion_tokens: tokens of the answer, as far as it was sent.
+        completion_tokens: tokens of the answer that were sent.
         status: HTTP status; 499 if the client left before its answer was complete.
-        code: why it was refused, as the client was told it (`code` of the error).
-        seconds: from the request's head to its last byte.
-        wait_seconds: in the queue, until its computation began or the client gave up.
-        first_token_seconds: until the first text.
-        compute_seconds: of its own steps; unknown with vLLM, which computes requests together.
+        code: why it was refused: `code` of the error that the client got.
+        seconds: time from the head of the request to the last byte of the answer.
+        wait_seconds: time in the queue, until its computation began or the client gave up.
+        first_token_seconds: time until the first text.
+        compute_seconds: time of its own computation; unknown with vLLM, which computes requests together.
     """
 
     time: Moment = ""

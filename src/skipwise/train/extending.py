@@ -46,12 +46,12 @@ def extend(
     Args:
         config: the run.
         sampler: used instead of the one that `config.sampler` describes, for samplers of your own.
-        resume: go on from the run's last checkpoint; the result is that of an uninterrupted run. A process restarted
+        resume: continue from the run's last checkpoint; the result is that of an uninterrupted run. A process restarted
             by an elastic launcher resumes by itself.
         skip_bad_items: with `resume`, replace the items of steps that went wrong by others.
 
     Returns:
-        What the run left behind: the folder with the extended model, or with the checkpoint to resume from if it was
+        What the run made: the folder with the extended model, or with the checkpoint to resume from if it was
         stopped on request, and the record of what was done.
 
     Raises:

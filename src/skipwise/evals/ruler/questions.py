@@ -211,7 +211,8 @@ class QuestionTask(RulerTask):
     """Base of both question tasks: 32 tokens of answer, right if they contain any of the references.
 
     Attributes:
-        file: a JSON file of SQuAD or HotpotQA; None generates questions about people and towns that do not exist.
+        file: a JSON file of SQuAD or HotpotQA; without it, questions about invented people and
+            towns are generated.
     """
 
     max_new_tokens: ClassVar[int] = 32

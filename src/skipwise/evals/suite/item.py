@@ -19,16 +19,16 @@ class Item:
     """One question about one long text.
 
     Attributes:
-        id: kind, length and number.
-        kind: a key of `KINDS`, or `continue_control`.
-        length_tokens: the length it was built for.
-        num_tokens: tokens of prompt and answer with the suite's tokenizer: at most 2% less.
+        id: kind, length and number of the item.
+        kind: kind of question: a key of `KINDS`, or `continue_control`.
+        length_tokens: the length that it was built for, in tokens.
+        num_tokens: tokens of prompt and answer with the suite's tokenizer, at most 2% fewer than `length_tokens`.
         answer: the right continuation of the prompt, with its leading space.
-        choices: all answers on offer, written like the answer; empty if the answer is open.
-        depth: position in the text of what is asked for, 0 start to 1 end; None if it is not a single position.
-        documents: names of the documents that the text is from.
-        context: instruction and text.
-        question: what follows the text; the prompt is `context + question`.
+        choices: all answers to choose from, written like the answer; empty if the answer is open.
+        depth: where in the text the asked passage is, from 0 (start) to 1 (end); None if it is not a single place.
+        documents: names of the documents that the text comes from.
+        context: instruction and text of the prompt.
+        question: question after the text; the prompt is `context + question`.
     """
 
     id: str

@@ -28,14 +28,13 @@ class Suite(Settings):
 
     Open answers are decoded greedily. A number counts if the output contains it, a continuation if the output begins
     with it, ignoring white space, case and whether characters are full-width. Where an item has choices, nothing is
-    decoded: the choice with the highest log-likelihood after the prompt counts. So a base model that would rather
-    continue the text, and one that explains itself first, are measured alike, and every item has exactly one verdict. A
-    tie, which rounded logits can cause, counts as the guess that it is: one over the number of the likeliest, if the
-    answer is among them. All tokens of a choice count. An item is skipped only if the tokenizer writes one choice as
-    another, or as the beginning of another.
+    decoded: the choice with the highest log-likelihood after the prompt counts. So a base model that
+    continues the text and a model that explains itself first are measured alike. A tie, which rounded logits can cause,
+    counts as a guess: 1/n if the answer is among the n most likely choices. All tokens of a choice count. An item is
+    skipped only if two choices have the same tokens, or if the tokens of one begin with those of another.
 
     `length_tokens` of a result is the length that the suite was built for. With another tokenizer, prompts have other
-    lengths: the details tell them, and prompts beyond the model's window are refused.
+    lengths: the details state them, and prompts beyond the model's window are refused.
 
     Attributes:
         folder: folder of the suite.

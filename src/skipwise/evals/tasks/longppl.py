@@ -54,6 +54,7 @@ class LongPPL(DocumentTask):
         max_nll: upper bound of a key token's NLL with the long context, in nats.
         num_documents: maximum number of documents; each has at least the largest length.
         bos: whether inputs begin with the beginning-of-sequence token, which then counts towards their length.
+            `tokenizer` means: if the tokenizer adds one.
 
     Source: arXiv 2410.23771 and its authors' package `longppl` 0.3. Three deviations: where the policy adds a
     beginning-of-sequence token, short contexts begin with it, too, so that its absence is not what is measured;

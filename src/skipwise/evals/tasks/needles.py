@@ -69,7 +69,8 @@ class NeedleGrid(AtDepths):
         num_needles: number of needles of every kind except `single`.
         max_new_tokens: maximum number of tokens of the answer, which count towards the length.
         haystack: the text around the needles: plain sentences, or text of the documents.
-        language: code of the language of everything else, such as `ja`. By default that of the haystack.
+        language: code of the language of the instruction, the hidden lines and the question, such as `ja`. By default
+            that of the haystack.
     """
 
     name: ClassVar[str] = "needles"

@@ -21,15 +21,16 @@ from skipwise.runtime.forward import Where, logit_pieces
 class Passkey(AtDepths):
     """Share of five-digit keys that the model repeats, by length and by the key's depth in the text.
 
-    A trial is correct if the argmax at every answer token, in one pass over prompt and answer, is the answer's token:
-    exactly then would greedy decoding write the key. Depths are stratified: each of `num_depths` equal parts of the
-    text gets the same number of trials, each at a random place in its part. Intervals are Wilson's.
+    A trial is correct if greedy decoding would write the key: the argmax at every answer token is that token, in one
+    pass over prompt and answer. Depths are stratified: each of `num_depths` equal parts of the text gets the same
+    number of trials, each at a random place in its part. Intervals are Wilson's.
 
     Attributes:
         trials: number of trials per length, a multiple of `num_depths`.
         num_depths: number of parts of the text.
         haystack: the text around the key: plain sentences, or text of the documents.
-        language: code of the language of everything else, such as `ja`. By default that of the haystack.
+        language: code of the language of the instruction, the hidden lines and the question, such as `ja`. By default
+            that of the haystack.
 
     Source: landmark attention (arXiv 2305.16300); 50 trials a length as in PoSE (arXiv 2309.10400).
     """

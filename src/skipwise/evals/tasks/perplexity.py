@@ -24,11 +24,12 @@ class LastTokensPerplexity(DocumentTask):
     over documents.
 
     Attributes:
-        scored_tokens: `N`.
+        scored_tokens: `N`, the number of scored tokens per document.
         num_documents: maximum number of documents.
-        cut_tokens: `C`, including a beginning-of-sequence token; the default is the largest length. Set it to compare
-            runs with different lengths.
+        cut_tokens: `C`, the number of tokens after which a document is cut, including a beginning-of-sequence token;
+            the default is the largest length. Set it to compare runs with different lengths.
         bos: whether each input begins with the beginning-of-sequence token, which then counts towards its length.
+            `tokenizer` means: if the tokenizer adds one.
     """
 
     name: ClassVar[str] = "perplexity"

@@ -36,6 +36,7 @@ class NLLByPosition(DocumentTask):
         num_buckets: maximum number of buckets.
         num_documents: maximum number of documents; each has at least the largest length.
         bos: whether inputs begin with the beginning-of-sequence token, which then counts towards the length.
+            `tokenizer` means: if the tokenizer adds one.
     """
 
     name: ClassVar[str] = "nll_by_position"

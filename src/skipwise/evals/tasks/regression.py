@@ -59,6 +59,7 @@ class ShortWindowRegression(DocumentTask):
         num_documents: maximum number of documents; each has at least the largest length.
         num_buckets: maximum number of buckets of positions.
         bos: whether inputs begin with the beginning-of-sequence token, which then counts towards the length.
+            `tokenizer` means: if the tokenizer adds one.
         trust_remote_code: whether to run Python code that comes with the base.
     """
 

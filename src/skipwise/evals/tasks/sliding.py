@@ -83,11 +83,13 @@ class SlidingWindowPerplexity(DocumentTask):
     token precedes it. Sums are float64 and weighted by tokens; the interval is a bootstrap over documents.
 
     Attributes:
-        stride_tokens: `S`, below the length; the default is half of the length.
+        stride_tokens: `S`, tokens from the start of one window to the next, below the length; the default is half of
+            the length.
         num_documents: maximum number of documents.
         cut_tokens: number of tokens scored per document; the default is twice the largest length, so that the window
             slides at that length, too.
         bos: whether each window begins with the beginning-of-sequence token, which then counts towards its length.
+            `tokenizer` means: if the tokenizer adds one.
 
     Source: the protocol of PoSE (arXiv 2309.10400, section 4.2), which follows Press et al. (arXiv 2108.12409).
     """

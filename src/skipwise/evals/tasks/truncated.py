@@ -27,6 +27,7 @@ class TruncatedPerplexity(DocumentTask):
     Attributes:
         num_documents: maximum number of documents; each has at least the largest length.
         bos: whether inputs begin with the beginning-of-sequence token, which then counts towards the length.
+            `tokenizer` means: if the tokenizer adds one.
 
     Source: PoSE (arXiv 2309.10400, figure 4).
     """
