@@ -97,6 +97,9 @@ def test_intervals_are_written_after_their_value() -> None:
         (record("passkey", "accuracy", 8, 0.8, 0.7, 0.88), "80% (70–88%)"),
         (ratio, "+5.0% (−1.0 to +11.0%)"),
         (record("passkey", "accuracy", 8, 0.8, None, None), "80%"),
+        # Of two texts, by Student's distribution: it says nothing.
+        (record("perplexity", "perplexity", 8, 4.09, 1.0, 162_111.0, 2), "4.09"),
+        (record("perplexity", "perplexity", 8, 4.09, 1.0, 900.0, 2), "4.09 (1.00–900)"),
     ):
         result = EvalResult(**line)
         assert Measure.of(result).text_with_interval(result) == text

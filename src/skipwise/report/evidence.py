@@ -10,6 +10,8 @@ from skipwise.records.results import EvalResult
 from skipwise.records.stats import Estimate
 from skipwise.report.quantities import TO, bytes_text, digits_text, per_cent_of_log, seconds_text, signed_text
 
+MOST_TIMES = 1000
+"""An interval whose upper end is more times its lower one is not shown."""
 LOG_RATIO = "log_perplexity_ratio"
 MOST_OUTPUTS = 6
 MOST_OUTPUT_LETTERS = 200
@@ -60,11 +62,21 @@ class Measure(NamedTuple):
             return bytes_text(value)
         return seconds_text(value) if self.metric.endswith("_seconds") else digits_text(value)
 
+    def interval(self, record: EvalResult) -> tuple[float, float] | None:
+        """The ends of a record's interval; None where it has none, or one that says nothing.
+
+        The perplexity of two texts may have an interval from 1 to a million.
+        """
+        if record.ci_low is None or record.ci_high is None:
+            return None
+        says_nothing = not self.is_share and record.ci_low > 0 and record.ci_high > MOST_TIMES * record.ci_low
+        return None if says_nothing else (record.ci_low, record.ci_high)
+
     def text_with_interval(self, record: EvalResult) -> str:
         """A value and its interval: `9.19 (8.90–9.48)`; the value alone when the record has no interval."""
-        if record.ci_low is None or record.ci_high is None:
+        if (ends := self.interval(record)) is None:
             return self.text(record.value)
-        low, high = self.text(record.ci_low), self.text(record.ci_high)
+        low, high = map(self.text, ends)
         # Signs make a dash between two numbers hard to read.
         between = " to " if self.metric == LOG_RATIO else TO
         return f"{self.text(record.value)} ({low.removesuffix('%')}{between}{high})"

@@ -117,7 +117,7 @@ def lines_of(arms: Sequence[Arm], measure: Measure) -> list[Line]:
         Line(
             name=arm.name,
             index=index,
-            points=[Point(length, r.value, r.ci_low, r.ci_high) for length, r in found.items()],
+            points=[Point(length, r.value, *(measure.interval(r) or ())) for length, r in found.items()],
         )
         for index, arm in enumerate(arms)
         if (found := arm.by_length(measure))

@@ -82,7 +82,7 @@ def table_of(arms: Sequence[Arm], measure: Measure, *, arms_down: bool = False) 
         arms_down: a row for each arm that was measured so, where there are too many for a column each.
     """
     found = [(arm.name, arm.by_length(measure)) for arm in arms]
-    has_intervals = any(record.ci_low is not None for _, records in found for record in records.values())
+    has_intervals = any(measure.interval(record) for _, records in found for record in records.values())
     title = f"{measure.title}, with 95% intervals" if has_intervals else measure.title
     rows = [(name, measure.texts(records)) for name, records in found if records or not arms_down]
     table = by_length(title, rows)
