@@ -257,7 +257,8 @@ def test_questions_that_the_base_cannot_answer_make_way_for_easier_ones() -> Non
 def test_what_a_pilot_left_out_has_a_section_where_it_is_much() -> None:
     report = Report.of(replace(full_pilot(), pilot=replace(PILOT, left_out=[f"No time for {n}." for n in range(4)])))
     assert report.decision is not None
-    assert "4 things could not be measured in the time; they are listed below." in report.decision.reasons
+    words = "4 things did not fit into the time, or cannot be told from it; they are listed below."
+    assert words in report.decision.reasons
     assert not any("No time for 1." in reason for reason in report.decision.reasons)
     (section,) = [one for one in report.sections if one.title == "What the pilot left out"]
     assert section.tables[0].rows[1] == ("No time for 1.",)
