@@ -10,6 +10,7 @@ The rules are facts from the engines' sources, in the versions that `ENGINE_VERS
 - llama.cpp is asked itself.
 """
 
+import importlib
 import json
 import shlex
 from collections.abc import Callable
@@ -138,7 +139,7 @@ needs_llama_cpp = pytest.mark.skipif(
 def test_llama_cpp_reads_a_file_and_its_modelfile_with_the_right_window(
     kind: str, embedded: Callable[..., Path], tmp_path: Path
 ) -> None:
-    import llama_cpp
+    llama_cpp: Any = importlib.import_module("llama_cpp")
 
     source = embedded(kind)
     export(source, to="gguf", dtype="f32", output=tmp_path / "out", engine="transformers", long_tokens=320)
