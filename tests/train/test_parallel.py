@@ -79,8 +79,8 @@ def test_one_process_speaks_and_the_others_write_files(tiny_checkpoint: Path, do
     assert len(lines) == 3
     told = r"step 2 of 3: loss \d+\.\d+, [\d,]+ tokens a second, [\d.]+ [MG]iB, [\d.]+ m?s left"
     assert re.fullmatch(told, lines[1]), lines[1]
-    assert done.stderr.count("  reach  ") == 1, "the preflight is told once"
-    assert "pass  reach" in (tmp_path / "run" / "logs" / "rank-1.txt").read_text()
+    assert done.stderr.count("preflight: ") == 1, "the preflight is told once"
+    assert "preflight: " in (tmp_path / "run" / "logs" / "rank-1.txt").read_text()
 
 
 @pytest.mark.parametrize("how", [{}, GROWING, MIXED], ids=["short windows", "windows that grow", "a mixture"])
