@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from skipwise.records.pilot import FullRun, Pilot
 from skipwise.report.contest import Contest, minus, samples_to_tell
 from skipwise.report.decision import decide, rule_of
 from skipwise.report.evidence import Arm, Evidence
-from skipwise.report.quantities import about_text, duration_text, hours_text, machine_text, money_text
 from skipwise.report.report import Report
 from skipwise.window import Window
 
@@ -450,22 +449,6 @@ def test_the_page_begins_with_the_decision(tmp_path: Path) -> None:
     markdown = report.markdown()
     assert "**Go.** At 32k" in markdown
     assert "```\nskipwise extend small --target 32k --data docs\n```" in markdown
-
-
-@pytest.mark.parametrize(
-    ("write", "texts"),
-    [
-        (hours_text, {0.005: "less than a minute", 0.017: "about 1 minute", 0.41: "about 25 minutes",
-                      1.6: "about 1.5 hours", 9.2: "about 9 hours", 100.0: "about 4 days"}),
-        (money_text, {0.4: "less than $1", 2.2: "about $2", 20.3: "about $20", 1344.0: "about $1,300"}),
-        (duration_text, {0.21: "0.2 s", 1.6: "2 s", 41.2: "41 s", 600.0: "10 minutes", 10800.0: "3 hours"}),
-        (about_text, {7: "7", 64: "64", 121: "130", 2400: "2,400"}),
-        (machine_text, {A100: "one A100 80 GB", replace(A100, machine="rtx-4090", count=2): "2 x RTX 4090",
-                        replace(A100, machine="this machine (CPU, 2 cores)"): "this machine (CPU, 2 cores)"}),
-    ],
-)  # fmt: skip
-def test_numbers_have_no_false_precision(write: Any, texts: Mapping[Any, str]) -> None:
-    assert {value: write(value) for value in texts} == texts
 
 
 def test_a_pilot_of_perplexity_alone_says_what_was_seen_and_what_tells_more() -> None:
