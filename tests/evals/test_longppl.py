@@ -1,5 +1,6 @@
 """LongPPL against a loop over all logits, by the model itself and by scorers with other tokenizers."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from skipwise.errors import ConfigError
-from skipwise.evals import EvalContext
+from skipwise.evals import EvalContext, SampleCache
 from skipwise.evals.tasks import longppl as longppl_module
 from skipwise.evals.tasks.longppl import LongPPL, _located, inside
+from skipwise.evals.tasks.truncated import TruncatedPerplexity
 
-from .tiny import BOS, body_of, by_metric, context_of, make_llama
+from .tiny import BOS, body_of, by_metric, calls_of, context_of, make_llama
 
 SETTINGS: dict[str, Any] = {"short_tokens": 30, "stride_tokens": 17, "min_gain": 0.5, "max_nll": 6.0}
 
@@ -92,6 +94,40 @@ def test_documents_without_key_tokens_are_skipped_and_counted(tiny_llama, docume
     assert "longppl at 80: no key token in the 5 documents that can be judged of 5, so there is no" in caplog.text
     assert [result.metric for result in none.results] == ["perplexity", "key_share"]
     assert none.results[1].value == 0
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_one_pass_over_a_text_serves_all_lengths_and_tasks(cached, tiny_llama, documents, tmp_path) -> None:
+    context = context_of(tiny_llama, documents=documents, cache=SampleCache(tmp_path) if cached else None)
+    shown = calls_of(tiny_llama.model)
+    alone = [list(task.run(context, [80, 120])) for task in (TruncatedPerplexity(), longppl(short_tokens=79))]
+    lengths = [call["input_ids"].shape[1] for call in shown]
+    assert lengths.count(119) == len(alone[0][0].samples), "a text is read once"
+    if cached:
+        again = replace(context, scored={})
+        assert list(longppl(short_tokens=79, min_gain=0.4).run(again, [80, 120]))
+        assert len(shown) == len(lengths), "another process finds what was read"
+
+
+def test_a_scorer_reads_texts_once_for_all_models(text_context, tmp_path, monkeypatch) -> None:
+    save_scorer(tmp_path / "scorer", text_context.tokenizer)
+    read, original = [], longppl_module.load_model
+
+    def watched(name: str) -> tuple[Any, Any]:
+        model, tokenizer = original(name)
+        read.append(calls_of(model.model))
+        return model, tokenizer
+
+    monkeypatch.setattr(longppl_module, "load_model", watched)
+    for seed in (0, 1):
+        context = replace(
+            text_context,
+            model=make_llama(vocab_size=257, num_hidden_layers=2 - seed),
+            cache=SampleCache(tmp_path / "c"),
+        )
+        assert list(longppl(scorer=str(tmp_path / "scorer"), min_gain=0.1).run(replace(context, scored={}), [100, 150]))
+    assert read[0]
+    assert not read[1]
 
 
 TEXTS = [

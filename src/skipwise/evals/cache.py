@@ -1,6 +1,7 @@
 """A cache of samples by the content of everything they depend on.
 
     <cache>/evals/<key>/<process>.jsonl      one line per sample: its index and the sample
+    <cache>/evals/<key>.npy                  NLLs of one input
 
 The key hashes the model's weights, tables and settings, not its path: a copy of a checkpoint finds its samples, and
 another checkpoint at the same path does not. It also hashes the code that makes samples. Each process appends every
@@ -16,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 
@@ -73,6 +75,21 @@ class SampleCache:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / f"{os.uname().nodename}-{os.getpid()}.jsonl").open("a", encoding="utf-8") as file:
             file.write(text)
+
+    def read_array(self, key: str) -> np.ndarray | None:
+        """The array of a key, or None."""
+        try:
+            return np.load(self.folder / f"{key}.npy", allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            return None
+
+    def keep_array(self, key: str, array: np.ndarray) -> None:
+        """Writes the array of a key, whole or not at all."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        half = self.folder / f"{key}-{os.uname().nodename}-{os.getpid()}.half"
+        with half.open("wb") as file:
+            np.save(file, array)
+        half.replace(self.folder / f"{key}.npy")
 
 
 def cache_key(**parts: Any) -> str:

@@ -4,7 +4,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -20,8 +20,17 @@ from skipwise.evals.cache import SampleCache, cache_key, hash_code, hash_model, 
 from skipwise.evals.languages import Language, language_of_texts
 from skipwise.evals.settings import BosPolicy
 from skipwise.model import attention_of, embedding_rows
-from skipwise.records.results import EvalResult, Measurement, Sample, hash_documents, hash_tokenizer, sample_line
+from skipwise.records.results import (
+    EvalResult,
+    Measurement,
+    Sample,
+    hash_documents,
+    hash_tokenizer,
+    hash_tokens,
+    sample_line,
+)
 from skipwise.records.stats import Estimate
+from skipwise.runtime.forward import Where, token_nlls
 
 # What is decoded to tell the documents' language.
 _LANGUAGE_DOCUMENTS, _LANGUAGE_TOKENS = 16, 8192
@@ -86,6 +95,7 @@ class EvalContext:
         is_recorded: whether results are written to a file, in which case they name the hash of the weights. Hashing
             reads all weights, so it is done only for this and for the cache.
         answered: families of tasks with a right answer so far, or that were already warned about.
+        scored: NLLs of inputs that were read, by the hash of the input.
     """
 
     model: Any
@@ -98,6 +108,11 @@ class EvalContext:
     share_out: bool = True
     is_recorded: bool = False
     answered: set[str] = field(default_factory=set)
+    scored: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def of_model(self, model: Any, tokenizer: Any) -> "EvalContext":
+        """The same for another model."""
+        return replace(self, model=model, tokenizer=tokenizer, scored={})
 
     def rng(self, purpose: str, *numbers: int) -> np.random.Generator:
         """A generator that depends only on the seed and these arguments, not on earlier draws."""
@@ -266,6 +281,26 @@ class EvalContext:
                 self.cache.add(key, {index: sample for index, sample in measured.items() if index not in here})
         known |= measured
         return [known[index] for index in range(num_items)]
+
+    def token_nlls(self, input_ids: torch.Tensor, first_scored: int = 1, *, where: Where) -> torch.Tensor:
+        """`runtime.forward.token_nlls` of the model, from the cache if it has read this input before.
+
+        A long text takes minutes to read, and several tasks, or several evaluations with one scorer, ask for the same.
+        """
+        content = f"{tuple(input_ids.shape)} {first_scored} {hash_tokens(input_ids.flatten().numpy())}"
+        if content not in self.scored:
+            self.scored[content] = self._kept_nlls(content, input_ids, first_scored, where)
+        return self.scored[content]
+
+    def _kept_nlls(self, content: str, input_ids: torch.Tensor, first_scored: int, where: Where) -> torch.Tensor:
+        if self.cache is None:
+            return token_nlls(self.model, input_ids, first_scored, where=where)
+        device = self.model.device.type
+        key = cache_key(nlls=content, code=hash_code(type(self)), model=self._model_sha256, device=device)
+        if (kept := self.cache.read_array(key)) is None:
+            kept = token_nlls(self.model, input_ids, first_scored, where=where).numpy()
+            self.cache.keep_array(key, kept)
+        return torch.from_numpy(kept)
 
     def _key(self, task: Any, length_tokens: int, scope: dict[str, Any]) -> str:
         keyed = {field.name for field in fields(task) if field.metadata.get("sample_key", True)}

@@ -14,14 +14,13 @@ from skipwise.errors import ConfigError
 from skipwise.evals.cache import hash_model
 from skipwise.evals.context import EvalContext, as_input
 from skipwise.evals.settings import NO_KEY, BosPolicy, Count
-from skipwise.evals.tasks.nll import INTERVAL, DocumentTask, mean_nll, nll_record
+from skipwise.evals.tasks.nll import INTERVAL, DocumentTask, first_nlls, mean_nll, nll_record
 from skipwise.evals.tasks.sliding import WindowSpan, windowed_nlls
 from skipwise.model import load_model, read_config, rope_state
 from skipwise.model.source import locate, quiet_transformers
 from skipwise.model.tokenizer import load_tokenizer
 from skipwise.records.results import EvalResult, Measurement, Sample, hash_tokenizer
 from skipwise.records.stats import Estimate
-from skipwise.runtime.forward import token_nlls
 
 logger = logging.getLogger("skipwise")
 
@@ -89,7 +88,7 @@ class LongPPL(DocumentTask):
     def run(self, context: EvalContext, lengths: Sequence[int]) -> Iterator[Measurement]:
         """Measures all lengths on the same documents."""
         bos, chosen, about = context.bos(self.bos), self.documents(context, lengths), self.about(lengths)
-        scorer = self._scorer(context)
+        scorer, longest = self._scorer(context), max(lengths)
         scope: dict[str, Any] = {}
         if not scorer.is_evaluated and context.cache is not None:
             scope = {
@@ -98,10 +97,9 @@ class LongPPL(DocumentTask):
             }
 
         def measure(length: int, body: np.ndarray, where: str) -> dict[str, Any]:
-            ids = as_input(bos, body[: length - len(bos)])
-            (nlls,) = token_nlls(context.model, ids, where=where)
+            ids, nlls = first_nlls(context, bos, body, length, longest, where)
             record = nll_record(ids, nlls)
-            is_key = self._key_tokens(context, scorer, body, length - len(bos), nlls.numpy(), where)
+            is_key = self._key_tokens(context, scorer, body, length - len(bos), longest, nlls.numpy(), where)
             if is_key is None:
                 return record | {"key_tokens": None, "unscorable": "its tokens are not those of its own text"}
             # The first token has no NLL unless a token precedes it.
@@ -179,22 +177,31 @@ class LongPPL(DocumentTask):
             return _Scorer(context, context.bos(self.bos), is_evaluated=True, same_tokens=True)
         model, tokenizer = load_model(self.scorer)
         network: Any = model
-        scorer = replace(context, model=network.to(context.model.device).eval(), tokenizer=tokenizer)
+        scorer = context.of_model(network.to(context.model.device).eval(), tokenizer)
         same_tokens = hash_tokenizer(tokenizer) == hash_tokenizer(context.tokenizer)
         return _Scorer(scorer, scorer.bos(self.bos), is_evaluated=False, same_tokens=same_tokens)
 
     def _key_tokens(
-        self, context: EvalContext, scorer: "_Scorer", body: np.ndarray, num_tokens: int, nlls: np.ndarray, where: str
+        self,
+        context: EvalContext,
+        scorer: "_Scorer",
+        body: np.ndarray,
+        num_tokens: int,
+        longest: int,
+        nlls: np.ndarray,
+        where: str,
     ) -> np.ndarray | None:
         """Which of a document's first `num_tokens` tokens are key, bool; None if the tokenizers cannot be matched.
 
-        `nlls` are the evaluated model's, of the tokens that have one.
+        `nlls` are the evaluated model's, of the tokens that have one; `longest` is the largest length.
         """
         if scorer.is_evaluated:
             return self._chosen(scorer, body[:num_tokens], nlls, where)
         where = f"{where}, scorer"
         if scorer.same_tokens:
-            return self._chosen(scorer, body[:num_tokens], scorer.nlls(body[:num_tokens], where), where)
+            length = num_tokens + len(scorer.bos)
+            (_, own) = first_nlls(scorer.context, scorer.bos, body, length, longest, where)
+            return self._chosen(scorer, body[:num_tokens], own.numpy(), where)
         found = _located(context.tokenizer, body, num_tokens)
         if found is None:
             return None
@@ -212,7 +219,7 @@ class LongPPL(DocumentTask):
                 for begin in range(0, len(body) - reach, self.stride_tokens)
             )
             where = f"{where}, short context"
-            short = windowed_nlls(scorer.context.model, scorer.bos, body, spans, where=where).numpy()
+            short = windowed_nlls(scorer.context.token_nlls, scorer.bos, body, spans, where=where).numpy()
             long = nlls[-len(short) :]
             is_key[reach:] = (short - long > self.min_gain) & (long < self.max_nll)
         return is_key
@@ -235,7 +242,7 @@ class _Scorer(NamedTuple):
 
     def nlls(self, body: np.ndarray, where: str) -> np.ndarray:
         """NLLs with the whole left context, 1-D, of every token that has a predecessor."""
-        return token_nlls(self.context.model, as_input(self.bos, body), where=where)[0].numpy()
+        return self.context.token_nlls(as_input(self.bos, body), where=where)[0].numpy()
 
 
 def inside(spans: np.ndarray, stretches: np.ndarray) -> np.ndarray:

@@ -7,10 +7,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from skipwise.evals.context import ChosenDocuments, EvalContext
+from skipwise.evals.context import ChosenDocuments, EvalContext, as_input
 from skipwise.evals.settings import BosPolicy, Settings
 from skipwise.records.results import EvalResult, Measurement, Sample, hash_tokens
 from skipwise.records.stats import Estimate, bootstrap_ratio
+from skipwise.runtime.length_rope import rope_follows_length
 
 INTERVAL = "bootstrap over documents"
 
@@ -95,6 +96,19 @@ def long_documents(context: EvalContext, task: Any, longest: int) -> ChosenDocum
         DataError: no document is long enough.
     """
     return context.choose_documents(longest - len(context.bos(task.bos)), task.num_documents)
+
+
+def first_nlls(
+    context: EvalContext, bos: Sequence[int], body: np.ndarray, length: int, longest: int, where: str
+) -> tuple[Tensor, Tensor]:
+    """The first `length` token ids of a document after `bos`, (1, n), and the NLL of each after the first, float64.
+
+    A token's NLL depends only on what precedes it, so the pass over the `longest` length serves every shorter one,
+    except with RoPE that follows the input's length (dynamic NTK, LongRoPE).
+    """
+    ids = as_input(bos, body[: (length if rope_follows_length(context.model) else longest) - len(bos)])
+    (nlls,) = context.token_nlls(ids, where=where)
+    return ids[:, :length], nlls[: length - 1]
 
 
 def nll_record(token_ids: Tensor, nlls: Tensor) -> dict[str, Any]:

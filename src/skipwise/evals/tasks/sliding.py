@@ -1,7 +1,8 @@
 """Sliding-window perplexity of whole documents."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from typing import Any, ClassVar, NamedTuple
 
@@ -43,12 +44,12 @@ def window_spans(num_tokens: int, window_tokens: int, stride_tokens: int) -> Ite
 
 
 def windowed_nlls(
-    model: Any, bos: Sequence[int], body: np.ndarray, spans: Iterable[WindowSpan], *, where: str
+    score: Callable[..., Tensor], bos: Sequence[int], body: np.ndarray, spans: Iterable[WindowSpan], *, where: str
 ) -> Tensor:
     """NLLs of the tokens that the windows score, in order. Short neighbouring windows of the same shape are batched.
 
     Args:
-        model: a causal language model of the transformers library, in evaluation mode.
+        score: NLLs of token ids (batch, n) from an index on, with `where` by keyword, as `token_nlls` has them.
         bos: token ids that precede every window.
         body: token ids of the document, 1-D.
         spans: positions of the window. A token without predecessor (the first one, if `bos` is empty) is not scored.
@@ -67,7 +68,7 @@ def windowed_nlls(
             windows = waiting[start : start + at_once]
             ids = torch.cat([as_input(bos, body[span.begin : span.end]) for span in windows])
             places = [f"{where}, window at {span.begin}" for span in windows]
-            nlls.append(token_nlls(model, ids, max(1, len(bos) + first), where=places).flatten())
+            nlls.append(score(ids, max(1, len(bos) + first), where=places).flatten())
     return torch.cat(nlls)
 
 
@@ -121,6 +122,7 @@ class SlidingWindowPerplexity(DocumentTask):
         def measure(length: int, body: np.ndarray, where: str) -> dict[str, Any]:
             body = body[:cut]
             spans = window_spans(len(body), length - len(bos), self.stride_tokens or length // 2)
-            return nll_record(as_input(bos, body), windowed_nlls(context.model, bos, body, spans, where=where))
+            score = partial(token_nlls, context.model)
+            return nll_record(as_input(bos, body), windowed_nlls(score, bos, body, spans, where=where))
 
         return measure

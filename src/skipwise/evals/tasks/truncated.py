@@ -10,7 +10,6 @@ from skipwise.evals.context import EvalContext, as_input
 from skipwise.evals.settings import NO_KEY, BosPolicy, Count
 from skipwise.evals.tasks.nll import DocumentTask, nll_record
 from skipwise.records.results import Measurement
-from skipwise.runtime.forward import token_nlls
 from skipwise.runtime.length_rope import rope_follows_length
 
 
@@ -43,7 +42,7 @@ class TruncatedPerplexity(DocumentTask):
 
             def measure(length: int, body: np.ndarray, where: str, cuts: list[int] = cuts) -> dict[str, Any]:
                 ids = as_input(bos, body[: length - len(bos)])
-                (nlls,) = token_nlls(context.model, ids, where=where)
+                (nlls,) = context.token_nlls(ids, where=where)
                 return {"cuts": [nll_record(ids[:, :cut], nlls[: cut - 1]) for cut in cuts]}
 
             documents = self.samples(context, max(cuts), chosen, measure, cuts=cuts, **about)
