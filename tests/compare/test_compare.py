@@ -148,6 +148,25 @@ def test_full_length_for_the_same_time_takes_the_steps_that_fit(settings, in_pro
 
 
 @pytest.mark.slow
+def test_full_length_for_the_same_time_is_timed_where_no_arm_of_full_length_is(settings, in_process) -> None:
+    folder = Path(settings["output"])
+    made = Comparison.from_mapping(settings | {"arms": ["pose", "full-equal-time"]})
+    compare(made)
+    assert in_process == ["pose/seed-0", "costs/full-equal-time-256", "full-equal-time/seed-0"]
+    timed = Outcome.read(folder / "costs/full-equal-time-256")
+    assert timed is not None
+    assert timed.steps == len(timed.step_seconds) == 2
+    # As if the window after the first took a third of the reference's time.
+    Outcome(status="done", steps=4, training_seconds=4.5).write(folder / "arms/pose/seed-0")
+    Outcome(status="done", steps=2, step_seconds=(9.0, 1.5)).write(folder / "costs/full-equal-time-256")
+    (folder / "arms/full-equal-time/seed-0/outcome.json").unlink()
+    for file in (folder / "arms/full-equal-time/seed-0/model").rglob("*"):
+        file.unlink()
+    results = compare(made, resume=True)
+    assert results.about["arms"]["full-equal-time"]["runs"][0]["steps"] == 3
+
+
+@pytest.mark.slow
 def test_costs_are_measured_at_each_target(settings, in_process) -> None:
     made = Comparison.from_mapping(settings | {"arms": ["pose", "full"], "costs": {"targets": [128, 512], "steps": 2}})
     costs = {(one["arm"], one["target_tokens"]): one for one in compare(made).about["costs"]}

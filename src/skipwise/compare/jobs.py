@@ -68,20 +68,24 @@ class Planner:
             return []
         full = [arm.name for arm in self._comparison.arms if arm.kind.whole_target][:1]
         names = costs.arms or list(dict.fromkeys([self._comparison.reference, *full]))
+        return [
+            self.timing_job(self._comparison.arm(name), target, costs.steps)
+            for name in names
+            for target in sorted(costs.targets)
+        ]
+
+    def timing_job(self, arm: Arm, target: int, steps: int) -> Job:
+        """Times this many steps of one window each, after one for warm-up."""
         one_window = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
-        jobs = []
-        for arm in map(self._comparison.arm, names):
-            for target in sorted(costs.targets):
-                settings = {
-                    "target": target,
-                    "data": {"held_out": 0.0, "min_tokens": target},
-                    "training": {"max_steps": costs.steps + 1, **one_window, "save_strategy": "no"},
-                    "growth": [],
-                }
-                seed, name = self._comparison.seeds[0], f"costs/{arm.name}-{target}"
-                run = self._run(arm, seed, name, target, settings)
-                jobs.append(self._checked(Job(name=name, arm=arm, seed=seed, run=run, measures_costs=True)))
-        return jobs
+        settings = {
+            "target": target,
+            "data": {"held_out": 0.0, "min_tokens": target},
+            "training": {"max_steps": steps + 1, **one_window, "save_strategy": "no"},
+            "growth": [],
+        }
+        seed, name = self._comparison.seeds[0], f"costs/{arm.name}-{target}"
+        run = self._run(arm, seed, name, target, settings)
+        return self._checked(Job(name=name, arm=arm, seed=seed, run=run, measures_costs=True))
 
     @staticmethod
     def name_of(arm: str, seed: int | None) -> str:

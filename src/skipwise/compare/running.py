@@ -100,7 +100,7 @@ def compare(
         if job.arm.kind.as_long_as_reference and not job.measures_costs:
             steps = _steps_in_time(job, comparison, planner, folder)
             if steps is None:
-                error = "the reference or the full-length arm has no training time; see why it failed"
+                error = "the reference or full length has no training time; see why it failed"
                 Outcome(status="failed", seed=job.seed, failure="error", error=error).write(folder / job.name)
                 continue
             job = planner.with_steps(job, steps)
@@ -227,22 +227,29 @@ def _evaluation(comparison: Comparison, planner: Planner) -> list[dict[str, Any]
 
 
 def _steps_in_time(job: Job, comparison: Comparison, planner: Planner, folder: Path) -> int | None:
-    """Steps of full length that fit into the reference's training time; None if one of the two times is unknown.
+    """Steps of full length that fit into the reference's training time, at least one; None if a time is unknown.
 
-    The time of a step of full length is that of the arm that trains at full length on equal tokens.
+    The time of a step of full length is that of an arm that trains at full length on equal tokens. Without one, a
+    window is timed.
     """
+    reference = Outcome.read(folder / planner.name_of(comparison.reference, job.seed))
+    if reference is None or reference.status == "failed" or not reference.steps:
+        return None
     like = next((arm for arm in comparison.arms if arm.kind.whole_target and not arm.kind.as_long_as_reference), None)
-    if like is None:
-        raise ConfigError(
-            f"arm {job.arm.name!r} is timed by an arm like 'full', and there is none: add it", page="unequal-arms"
-        )
-    seconds = []
-    for name in (comparison.reference, like.name):
-        outcome = Outcome.read(folder / planner.name_of(name, job.seed))
-        if outcome is None or outcome.status == "failed" or not outcome.steps:
-            return None
-        seconds.append(outcome.training_seconds / outcome.steps)
-    return max(1, round(planner.steps * seconds[0] / seconds[1]))
+    if like is not None:
+        outcome, windows = Outcome.read(folder / planner.name_of(like.name, job.seed)), 1
+    else:
+        timing = planner.timing_job(job.arm, planner.window.target, steps=1)
+        windows = planner.step_tokens // planner.window.target
+        outcome = Outcome.read(folder / timing.name)
+        if outcome is None:
+            (folder / timing.name).mkdir(parents=True, exist_ok=True)
+            logger.info(f"    timing a window of {planner.window.target} tokens")
+            outcome = _run(timing, folder / timing.name, planner, comparison, Begin(evaluation=[]))
+    if outcome is None or outcome.status == "failed" or not outcome.steps:
+        return None
+    of_step = windows * (outcome.step_seconds[-1] if like is None else outcome.training_seconds / outcome.steps)
+    return max(1, round(reference.training_seconds / of_step))
 
 
 def _run(job: Job, place: Path, planner: Planner, comparison: Comparison, how: Begin) -> Outcome:
