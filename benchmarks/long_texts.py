@@ -1,9 +1,11 @@
 """Makes the long texts that SmolLM2's arms are trained and measured on, from Debian's packages and installed libraries.
 
-python benchmarks/long_texts.py FOLDER        # downloads 60 MB of packages into FOLDER/packages, unless they are there
+python benchmarks/long_texts.py FOLDER [MODEL]
 
+    FOLDER/packages/    60 MB of packages, downloaded unless they are there
     FOLDER/train/       prose to train on: manuals of ten packages; sources come from Python's own standard library
     FOLDER/measured/    eight texts to measure: four manuals of other packages, four sources of other projects
+    FOLDER/untrained/   MODEL with YaRN to 32k and no training, which chooses the key tokens of LongPPL for all arms
 
 Training and measured texts share no package and no project. Prints the SHA-256 of each measured text.
 """
@@ -15,6 +17,9 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+from skipwise import INTERPOLATIONS, RunConfig, load_model
+from skipwise.model import original_window, read_config, save_model
 
 TRAINED = {
     "apache2-doc": "usr/share/doc/apache2-doc/manual/en/**/*.html",
@@ -50,8 +55,8 @@ SOURCES = {
 _LEAST_BYTES = 80_000
 
 
-def main(folder: Path) -> None:
-    """Writes both folders."""
+def main(folder: Path, model: str | None = None) -> None:
+    """Writes the folders."""
     packages = folder / "packages"
     packages.mkdir(parents=True, exist_ok=True)
     for package in (*TRAINED, *PROSE):
@@ -74,6 +79,11 @@ def main(folder: Path) -> None:
         shutil.copyfile(Path(found.origin).parent / name, measured / f"{project}.py.txt")
     for file in sorted(measured.iterdir()):
         print(hashlib.sha256(file.read_bytes()).hexdigest(), file.stat().st_size, file.name)
+    if model is not None:
+        window = RunConfig.from_mapping({"model": model, "target": "32k"}).resolve_window(
+            original_window(read_config(model))
+        )
+        save_model(*load_model(model, interpolation=INTERPOLATIONS["yarn"](), window=window), folder / "untrained")
 
 
 def _unpack(package: str, packages: Path) -> None:
@@ -84,4 +94,4 @@ def _unpack(package: str, packages: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])
