@@ -84,6 +84,21 @@ def test_a_model_reads_chunks_as_it_does_a_whole(kind: str) -> None:
     torch.testing.assert_close(torch.cat(pieces, dim=1), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_chunks_are_read_in_mixed_precision_as_a_whole_is() -> None:
+    model = make_family("llama")
+    ids = torch.randint(3, 61, (2, 50))
+    with torch.no_grad():
+        exact = model(ids).logits
+        with torch.autocast("cpu", torch.bfloat16):
+            expected = model(ids).logits
+            cache = DynamicCache(config=model.config)
+            with chunk_attention(model):
+                pieces = [model(part, past_key_values=cache).logits for part in ids.split(20, dim=1)]
+    got = torch.cat(pieces, dim=1)
+    assert got.dtype == expected.dtype
+    assert (got - exact).pow(2).mean() < 2 * (expected - exact).pow(2).mean()
+
+
 def test_the_two_parts_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_family("llama")
     seen: list[Any] = []

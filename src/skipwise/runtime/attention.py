@@ -87,6 +87,10 @@ def _attend(
         if attention_mask is None and past and n > 1:
             attention_mask = query.new_ones(n, past + n, dtype=torch.bool).tril(past)[None, None]
         return _SDPA(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **how)
+    if torch.is_autocast_enabled(query.device.type):
+        # Autocast knows `scaled_dot_product_attention` and not its kernel. Rotated keys are float32 here, values are not.
+        computed = torch.get_autocast_dtype(query.device.type)
+        query, key, value = query.to(computed), key.to(computed), value.to(computed)
     kernel = flash_attention_for_cpu
     earlier, earlier_sum = kernel(query, key[:, :, :past], value[:, :, :past], scale=scaling)
     own, own_sum = kernel(query, key[:, :, past:], value[:, :, past:], is_causal=True, scale=scaling)
