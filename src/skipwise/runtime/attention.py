@@ -88,7 +88,7 @@ def _attend(
             attention_mask = query.new_ones(n, past + n, dtype=torch.bool).tril(past)[None, None]
         return _SDPA(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **how)
     if torch.is_autocast_enabled(query.device.type):
-        # Autocast knows `scaled_dot_product_attention` and not its kernel. Rotated keys are float32 here, values are not.
+        # Autocast knows `scaled_dot_product_attention` and not its kernel. Rotated keys are float32, values are not.
         computed = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(computed), key.to(computed), value.to(computed)
     kernel = flash_attention_for_cpu
