@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from skipwise.errors import CheckpointError
-from skipwise.runtime.caches import empty_cache
+from skipwise.runtime.caches import cache_name, empty_cache
 from skipwise.runtime.session import Session
 
 from .tiny import make_family, make_llama
@@ -33,6 +33,18 @@ def test_prefill_and_steps_give_the_logits_of_one_pass(model: Any) -> None:
     found = [*pieces, session.step(ids[:, 43:49], 6), session.step(ids[:, 49:])]
     wanted = torch.cat([expected[:, :20], expected[:, 23:]], dim=1)
     torch.testing.assert_close(torch.cat(found, dim=1), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("error::FutureWarning")
+def test_the_cache_goes_by_the_name_that_the_library_has_for_it() -> None:
+    model, ids = make_llama(), torch.randint(0, 256, (1, 12))
+    session = Session(model, empty_cache(model, 1, 12), length=12)
+    assert len(list(session.prefill(ids, 1, chunk_tokens=5))) == 1
+
+    class Former(torch.nn.Module):
+        def forward(self, input_ids: Any, past_key_values: Any = None) -> None: ...
+
+    assert cache_name(Former()) == "past_key_values"
 
 
 def test_rows_that_are_kept_and_padded_go_on_alone() -> None:

@@ -180,7 +180,8 @@ class TwoModes:
 
     def __call__(self, input_ids: torch.Tensor, **arguments: Any) -> Any:
         """The forward pass over ids (batch, n), in the mode of an enclosing `with`, or else of the input's length."""
-        if arguments.get("past_key_values") is not None and self._forced.get() is None:
+        kept = arguments.get("cache", arguments.get("past_key_values"))
+        if kept is not None and self._forced.get() is None:
             raise ConfigError("a cache goes with the mode that filled it; call the model within `with modes.mode(...)`")
         model = self._chosen(input_ids.shape[1])
         with self.one_at_a_time if rope_follows_length(model) else contextlib.nullcontext():

@@ -30,6 +30,7 @@ from skipwise.memory import Moment, StepProfile
 from skipwise.model import four_bit_layers
 from skipwise.model.source import quiet_transformers
 from skipwise.plan.shape import decoder_blocks
+from skipwise.runtime.caches import cache_name
 from skipwise.train.tuning import apply_tuning
 
 # The second layer differs from the third: the input of a layer that nobody needs again is freed by the next layer.
@@ -199,7 +200,8 @@ def _prefill(model: Any, length_tokens: int, chunk_tokens: int) -> tuple[int, in
             end = min(start + chunk_tokens, length_tokens)
             ids = torch.zeros(1, end - start, dtype=torch.long)
             positions = torch.arange(start, end)[None]
-            model(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            kept = {cache_name(model): cache, "use_cache": True}
+            model(input_ids=ids, position_ids=positions, **kept, logits_to_keep=1)
         return ledger.peak.all - before, len(decoder_blocks(model))
 
 

@@ -4,7 +4,9 @@ Layers with a limited reach (sliding windows) hold their window in every kind. T
 everything are kept.
 """
 
+import inspect
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +21,19 @@ from skipwise.runtime.room_cache import RoomCache
 
 BLOCK_TOKENS = 64
 """Tokens that are rounded together in caches of few bits."""
+
+
+def cache_name(model: Any) -> str:
+    """Name of the argument of a model's forward that takes the cache: `cache` from transformers 5.24 on.
+
+    An earlier library and a checkpoint's own code call it `past_key_values`.
+    """
+    return "cache" if "cache" in _forward_arguments(type(model)) else "past_key_values"
+
+
+@lru_cache
+def _forward_arguments(of: type) -> frozenset[str]:
+    return frozenset(inspect.signature(of.forward).parameters)
 
 
 def empty_cache(model: Any, num_rows: int, num_columns: int) -> Cache:

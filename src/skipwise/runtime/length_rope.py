@@ -68,17 +68,18 @@ def recompute_at_switches(model: Any) -> None:
         model.prepare_inputs_for_generation = types.MethodType(_prepare_inputs, model)
 
 
-def _prepare_inputs(model: Any, input_ids: torch.Tensor, past_key_values: Any = None, **kwargs: Any) -> dict[str, Any]:
+def _prepare_inputs(model: Any, input_ids: torch.Tensor, **kwargs: Any) -> dict[str, Any]:
     """The model's own `prepare_inputs_for_generation`, without the keys so far if they are of the other list."""
-    if past_key_values is not None and (past := int(past_key_values.get_seq_length())):
+    cache = kwargs.get("cache", kwargs.get("past_key_values"))
+    if cache is not None and (past := int(cache.get_seq_length())):
         mask = kwargs.get("attention_mask")
         # Positions are counted after the padding, of the row that has least.
         padding = 0 if mask is None or mask.ndim != 2 else mask.shape[1] - int(mask.sum(-1).max())
         if tables_at(model, past - padding) != tables_at(model, input_ids.shape[1] - padding):
-            past_key_values.reset()
+            cache.reset()
             kwargs["next_sequence_length"] = None
     own = type(model).prepare_inputs_for_generation
-    return own(model, input_ids, past_key_values=past_key_values, **kwargs)
+    return own(model, input_ids, **kwargs)
 
 
 def _is_dynamic(model: Any) -> bool:

@@ -23,6 +23,7 @@ from transformers.cache_utils import Cache, StaticLayer
 
 from skipwise.errors import CheckpointError
 from skipwise.runtime.attention import chunk_attention
+from skipwise.runtime.caches import cache_name
 from skipwise.runtime.length_rope import rope_follows_length, rope_of_length
 
 CURE = "the weights or the precision cannot be trusted: load the model in float32 or bfloat16, or check its checkpoint"
@@ -155,7 +156,8 @@ class Session:
 
     def _inputs(self, ids: Tensor) -> dict[str, Any]:
         device, end = self._model.device, self.columns + ids.shape[1]
-        inputs = {"input_ids": ids.to(device), "past_key_values": self.cache, "use_cache": self.cache is not None}
+        cache = {cache_name(self._model): self.cache, "use_cache": self.cache is not None}
+        inputs = {"input_ids": ids.to(device), **cache}
         # With explicit positions a cache needs no mask of ones, and the library does not look for packed documents.
         if self._padding is None:
             return inputs | {"position_ids": torch.arange(self.columns, end, device=device).expand(len(ids), -1)}
