@@ -249,6 +249,7 @@ def test_every_verb_speaks_json(verb: str, capsys: pytest.CaptureFixture[str]) -
         (["generate", "m"], ["--prompt TEXT or --prompt-file FILE", "neither"]),
         (["generate", "m", "--prompt", "a", "--file", "b"], ["both"]),
         (["generate", "m", "--file", "/no/such/file"], ["--prompt-file is '/no/such/file'", "--prompt TEXT"]),
+        (["generate", "m", "--file", __file__.replace("test_cli.py", "no.pdf")], ["cannot be read"]),
         (["calibrate", "m", "--factors", "1,x"], ["--factors is '1,x'", "0.9,1.1,1.2"]),
         (["coverage", "--sampler", "pos"], ["did you mean 'pose'"]),
         (["coverage", "--skips", "flatt"], ["did you mean 'flat'"]),

@@ -1,3 +1,4 @@
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,24 @@ def test_the_mode_goes_by_the_length_unless_it_is_said(run: str, capsys: Any) ->
     assert mode("--prompt", "x" * 60) == "short"
     assert mode("--prompt", "x" * 61) == "long"
     assert mode("--prompt", "x", "--mode", "long") == "long"
+
+
+def test_a_page_or_a_compressed_text_is_read_as_its_text(run: str, tmp_path: Path, capsys: Any) -> None:
+    text = "a heath and its paths\n" * 3
+    (tmp_path / "plain.txt").write_text(text)
+    (tmp_path / "page.html").write_text(
+        f"<html><head><style>b {{}}</style></head><body><pre>{text}</pre></body></html>"
+    )
+    (tmp_path / "packed.txt.gz").write_bytes(gzip.compress(text.encode()))
+    read = {
+        path.name: records(capsys, run, "--prompt-file", str(path), "--stats")[0]["prompt_tokens"]
+        for path in tmp_path.iterdir()
+    }
+    assert read["packed.txt.gz"] == read["plain.txt"]
+    assert abs(read["page.html"] - read["plain.txt"]) <= 1
+    (tmp_path / "cut.txt.gz").write_bytes(gzip.compress(text.encode())[:20])
+    assert cli.main(["generate", run, "--prompt-file", str(tmp_path / "cut.txt.gz")]) == 2
+    assert "cut.txt.gz" in capsys.readouterr().err.splitlines()[0]
 
 
 def test_two_questions_read_the_document_once(run: str, document: str, capsys: pytest.CaptureFixture[str]) -> None:

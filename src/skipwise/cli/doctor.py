@@ -4,6 +4,7 @@ Without a target it checks the files of a checkpoint instead, and mends them in 
 these (see `doctor_corpus`).
 """
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -115,6 +116,9 @@ def doctor(
         from skipwise.cli.doctor_corpus import report_corpus
 
         report_corpus(tree, as_json)
+        if tree.get("model") and tree.get("target") and not as_json:
+            alone = shlex.join(["skipwise", "doctor", str(tree["model"]), "--target", str(tree["target"])])
+            print(f"the model itself was not checked; {alone} does", file=sys.stderr)
     else:
         _check_run(RunConfig.from_mapping(tree), as_json)
 

@@ -15,7 +15,7 @@ from skipwise.cli.options import NEGATIVE, assigned, given, option
 from skipwise.cli.verdict import Rule, require_retrieval, require_short_length, scored_tasks, state_verdict
 from skipwise.errors import ConfigError
 from skipwise.model.place import find_place
-from skipwise.window import Window
+from skipwise.window import Window, length_label
 
 if TYPE_CHECKING:
     from skipwise.cli.evaluate_documents import Texts
@@ -182,6 +182,8 @@ def evaluate(
     if verdict:
         require_retrieval(tasks)
     lengths = length or SuiteFolder(suite or "").lengths
+    if not as_json:
+        _announce(tasks, lengths)
     how = {"dtype": dtype, "attention": attention, "trust_remote_code": trust_remote_code}
     subjects = _checkpoints(model, how) if all_checkpoints else _alone(model, lengths, stretch, allow_beyond, how)
     reads = any(made.uses_documents for made in tasks)
@@ -196,6 +198,21 @@ def evaluate(
         print(f"appended to {out} ({before} records before)", file=sys.stderr)
     if not held:
         raise typer.Exit(NEGATIVE)
+
+
+def _announce(tasks: Sequence["Task"], lengths: Sequence[int]) -> None:
+    """Says how much will be measured, since a long length can take minutes a sample."""
+    from skipwise.distributed import process_state
+
+    def amount(task: Any) -> str:
+        for name, of in (("trials", ""), ("num_documents", "up to ")):
+            if (number := getattr(task, name, None)) is not None:
+                return f"{task.name} ({of}{number} {'documents' if of else 'prompts'})"
+        return task.name
+
+    if process_state().is_main_process:
+        at = ", ".join(map(length_label, lengths))
+        print(f"measuring {', '.join(map(amount, tasks))} at {at} tokens; --set asks for fewer", file=sys.stderr)
 
 
 def _check_names(tasks: str, documents: str, model: str | None, language: str | None, form: str | None) -> None:

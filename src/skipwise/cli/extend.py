@@ -238,7 +238,7 @@ def _show(result: "ExtendResult", target: int, as_json: bool) -> None:
         print(
             f"extended to {target} tokens in {seconds_text(result.record['seconds'])}{since}, peak memory "
             f"{bytes_text(result.record['peak_bytes'])}: {result.folder}\n"
-            f"try it: {shlex.join(['skipwise', 'generate', str(result.folder), '--prompt', 'Once'])}"
+            f"try it: {shlex.join(['skipwise', 'generate', str(result.folder)])} --prompt-file FILE --ask QUESTION"
         )
     if not result.finished:
         again = shlex.join(["skipwise", "extend", "--config", str(result.folder / "run.yaml"), "--resume"])

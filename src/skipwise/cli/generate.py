@@ -51,10 +51,13 @@ CacheOption = Annotated[
 ]
 
 
+PROMPT_FILE = "File with the prompt: text (UTF-8), or the text of a document such as .html, .pdf or .docx."
+
+
 def generate(
     model: options.Model,
     prompt: Annotated[str | None, option("--prompt TEXT", "The prompt.")] = None,
-    file: Annotated[Path | None, option("--prompt-file,--file FILE", "Text file (UTF-8) with the prompt.")] = None,
+    file: Annotated[Path | None, option("--prompt-file,--file FILE", PROMPT_FILE)] = None,
     ask: AskOption = None,
     mode: ModeOption = "auto",
     control_tokens: ControlTokensOption = "text",
@@ -137,8 +140,11 @@ def _prompt_text(prompt: str | None, file: Path | None) -> str:
     if prompt is not None:
         return prompt
     assert file is not None
+    from skipwise.data.formats import text_of_document
+
     try:
-        return file.read_text(encoding="utf-8")
+        text = text_of_document(file)
+        return text if text is not None else file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"{file} is not UTF-8 text (byte {error.start}); convert it first") from error
     except OSError as error:

@@ -67,6 +67,7 @@ __all__ = [
     "reader_of",
     "rows_of",
     "text_of",
+    "text_of_document",
     "version_of",
 ]
 
@@ -146,6 +147,28 @@ def is_other_json(path: Path, field: str) -> bool:
             return not is_json_of_records(file, path.name, field)
     except OSError:
         return False  # for a reader to report
+
+
+def text_of_document(path: Path) -> str | None:
+    """The text of a web page, a compressed text or a converted document; None for a file that is its own text.
+
+    Raises:
+        UnreadableError: the file cannot be read, or needs a package that is not installed.
+        OSError: it cannot be opened.
+    """
+    reader = reader_of(path)
+    is_compressed = reader is read_text and path.suffix.lower() in COMPRESSIONS
+    if reader is None or not (reader in (read_html, read_document) or is_compressed):
+        return None
+    if package := missing_package(path):
+        raise UnreadableError("package", path.name, f"needs the package {package}", f"run: {INSTALL}")
+    texts: list[str] = []
+    with path.open("rb") as file:
+        for _, text in reader(file, path.name, "text"):
+            if isinstance(text, UnreadableError):
+                raise text
+            texts.append(text)
+    return "\n".join(texts)
 
 
 def missing_package(path: Path) -> str | None:
