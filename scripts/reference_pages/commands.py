@@ -18,9 +18,9 @@ def page() -> str:
     """The page of commands."""
     app: Any = typer.main.get_command(build_app())
     text = _INTRODUCTION + _flags(app)
-    for name in VERBS:
-        text += _verb(name, app.commands[name])
-    return text
+    # A verb with two names, such as `keys` for `keys list`, is described once, by the longer one.
+    names = {verb: name for name, verb in sorted(VERBS.items(), key=lambda entry: len(entry[0]))}
+    return text + "".join(_verb(name, app.commands[name]) for name, verb in VERBS.items() if names[verb] == name)
 
 
 _INTRODUCTION = """# Commands

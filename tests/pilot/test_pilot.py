@@ -136,7 +136,7 @@ def test_an_interrupted_pilot_goes_on_with_its_schedule(ran, command, tmp_path, 
     monkeypatch.setattr(SkipwiseTrainer, "training_step", training_step)
     assert cli.main(command("512", "1m")) == cli.INTERRUPTED
     err = capsys.readouterr().err
-    assert "go on with: skipwise" in err
+    assert "Continue with: skipwise" in err
     assert "in 60s this tells perplexity at 512" in err
     assert re.search(r"cannot tell whether .* finds things there: \d+ questions to each of three models need", err)
     kept = json.loads((tmp_path / "pilot" / "schedule.json").read_text())
