@@ -67,7 +67,8 @@ def fewer_at_a_time(trainer: "SkipwiseTrainer", first_step: int) -> Iterator[Non
     if tried == 1:
         raise CheckpointError(
             f"there is no memory for a single window ({words}); train on a shorter window, with --tuning lora, in "
-            "bfloat16, split it by parallel.context, or shard the model by --launch fsdp2; `skipwise plan` says what fits",
+            "bfloat16, split it by parallel.context, or shard the model by --launch fsdp2; `skipwise plan` says "
+            "what fits",
             page="out-of-memory",
         )
     raise _too_many(tried, arguments.gradient_accumulation_steps, arguments.world_size, trainer.num_groups)
@@ -88,8 +89,8 @@ def _too_many(tried: int, times: int, processes: int, groups: int) -> TooMuchAtA
     windows = tried * times
     most = max(fewer for fewer in range(1, tried // 2 + 1) if windows % fewer == 0)
     return TooMuchAtATimeError(
-        f"there is no memory for {tried} windows at a time: {_continues(processes)} with {most}, {windows // most} times "
-        f"per step in each process; a step still has {windows * groups} windows",
+        f"there is no memory for {tried} windows at a time: {_continues(processes)} with {most}, "
+        f"{windows // most} times per step in each process; a step still has {windows * groups} windows",
         {"most_at_a_time": most},
     )
 

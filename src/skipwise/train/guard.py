@@ -159,9 +159,9 @@ class StepGuard(TrainerCallback):
         others = "" if len(bad) == 1 else f"; {len(bad)} steps have gone wrong ({', '.join(map(str, bad))})"
         skipped = "DeepSpeed took the step" if taken else f"the optimizer skipped {'it' if len(bad) == 1 else 'them'}"
         raise CheckpointError(
-            f"{told}{others}, and {skipped}: the items are in {where}; continue from the last checkpoint without them by "
-            "--resume --skip-bad-items, or start again with another --output and a lower training.learning_rate, in "
-            "float32 or bfloat16",
+            f"{told}{others}, and {skipped}: the items are in {where}; continue from the last checkpoint without them "
+            "by --resume --skip-bad-items, or start again with another --output and a lower training.learning_rate, "
+            "in float32 or bfloat16",
             page="loss-exploded",
         )
 
