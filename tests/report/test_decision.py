@@ -509,7 +509,7 @@ def test_a_pilot_tells_a_difference_in_one_direction() -> None:
 
 
 def test_short_text_that_is_no_worse_may_still_be_answered_otherwise() -> None:
-    short = list(regression(SHORT, -0.15, "recipe"))
+    short = list(regression(SHORT, -0.15, "model"))
     found = decide(evidence(list(perplexity(8, 251)), list(perplexity(8, 9)), [*perplexity(8, 7.6), *short]))
     assert found is not None
     assert found.gets_worse[0].endswith("at 6% of the positions another token is the most likely one.")
