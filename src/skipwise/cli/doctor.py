@@ -75,7 +75,7 @@ def doctor(
 
     Example: skipwise doctor embedded --target 1k
 
-    Example: skipwise doctor ./my-model-128k --base ./my-model --fix
+    Example: skipwise doctor ./my-model-32k --base ./my-model --fix
 
     Example: skipwise doctor ./my-model --target 32k --data docs/ --set data.join=true
 
