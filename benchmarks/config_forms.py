@@ -52,7 +52,7 @@ def main() -> None:
 
 MEANING = {
     "as it is": "nothing is wrong; the reader, `plan` and `extend` have transformers' tables and attention factor",
-    "mended": "the config needs repair; the reader has the tables of transformers, and `doctor --fix` writes a "
+    "fixed": "the config needs repair; the reader has the tables of transformers, and `doctor --fix` writes a "
     "folder from which transformers, and readers of `rope_scaling` or `rope_parameters` alone, get the same tables",
     "refused": "transformers refuses the folder, and so do `doctor`, `plan` and `extend`",
     "left to its maker": "transformers ignores what is written; `doctor` reports it and changes nothing",

@@ -57,8 +57,8 @@ def tried(name: str, folder: Path) -> None:
     faulty = shutil.copytree(model, folder / "faulty")
     settings = json.loads((faulty / "tokenizer_config.json").read_text())
     (faulty / "tokenizer_config.json").write_text(json.dumps({**settings, "model_max_length": WINDOWS[name][0]}))
-    command(folder, "doctor", "faulty", "--fix", "--out", "mended")
-    compare("the mended folder", library_table(folder / "mended", 131072), before)
+    command(folder, "doctor", "faulty", "--fix", "--out", "fixed")
+    compare("the fixed folder", library_table(folder / "fixed", 131072), before)
 
     (folder / "docs").mkdir()
     write_documents(folder / "docs")

@@ -16,6 +16,7 @@ myst_fence_as_directive = ["math"]  # As forges write a formula.
 myst_dmath_allow_digits = False  # "$2 or $3" is no formula.
 myst_heading_anchors = 4  # The anchors that forges make, in lower case with hyphens.
 nitpicky = True
+smartquotes = False  # It would write the flag --base with a dash.
 suppress_warnings = ["misc.highlighting_failure"]  # Output that is cut with "..." is no longer JSON or Python.
 
 exclude_patterns = ["_build"]

@@ -75,7 +75,7 @@ def test_the_report_fits_80_columns(folder: Path, capsys: pytest.CaptureFixture[
     assert "33 documents" in text
     assert "estimated as 4 bytes each" in text
     assert "128, the window" in text
-    assert "files of unsupported kinds are passed over: 1 .png" in text
+    assert "files of unsupported kinds are skipped: 1 .png" in text
     # Of 32 texts with words, two of 500 words each repeat one.
     assert "2 documents (6.2%, " in text
     assert "with the text of an earlier one, in 2 groups" in text
@@ -224,7 +224,7 @@ def test_what_was_assumed_and_what_a_package_would_read_is_said(
     assert found["corpus"]["encodings"] == {"Shift-JIS": 1}
     assert (found["corpus"]["unsupported"], found["corpus"]["unpackaged"]) == ({".png": 1}, {".pdf": 1})
     said = {verdict["name"]: verdict["detail"] for verdict in verdicts}
-    assert said["kinds"] == "files of unsupported kinds are passed over: 1 .png"
+    assert said["kinds"] == "files of unsupported kinds are skipped: 1 .png"
     assert said["encoding"] == "files that are not UTF-8 are read 1 as Shift-JIS"
     assert "1 file is skipped that the extra documents reads (1 .pdf): pip install" in said["package"]
 

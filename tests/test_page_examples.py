@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def printed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """By name, what is printed, in lines of at most 100 letters."""
+    """By name, what is printed, in lines of at most 88 letters, which fit the site."""
     place = tmp_path_factory.mktemp("examples")
     address = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Documentation"]
     with pytest.MonkeyPatch.context() as patch:
@@ -58,7 +58,7 @@ def refusals() -> dict[str, str]:
 
 
 def filled(line: str) -> str:
-    return textwrap.fill(line, 100, break_on_hyphens=False, break_long_words=False)
+    return textwrap.fill(line, 88, break_on_hyphens=False, break_long_words=False)
 
 
 def test_every_page_has_an_example_from_here(printed: dict[str, str]) -> None:

@@ -18,9 +18,9 @@ def page() -> str:
     """The page of commands."""
     app: Any = typer.main.get_command(build_app())
     text = _INTRODUCTION + _flags(app)
-    for name in VERBS:
-        text += _verb(name, app.commands[name])
-    return text
+    # A verb with two names, such as `keys` for `keys list`, is described once, by the longer one.
+    names = {verb: name for name, verb in sorted(VERBS.items(), key=lambda entry: len(entry[0]))}
+    return text + "".join(_verb(name, app.commands[name]) for name, verb in VERBS.items() if names[verb] == name)
 
 
 _INTRODUCTION = """# Commands
@@ -31,14 +31,45 @@ _INTRODUCTION = """# Commands
 """
 
 
+_NOT_HERE = "not (%s)"
+_RUN = (
+    ("skipwise doctor", ("setup extended",)),
+    (
+        "skipwise extend",
+        (
+            "with extend --set training.max_steps=1 --set training.gradient_accumulation_steps=1",
+            "with extend --set validation.num_documents=1 --set validation.every_steps=0 --set data.retrieval=0",
+        ),
+    ),
+    ("skipwise calibrate", ("with calibrate --factors 1.1 --trials 1 --num-documents 1",)),
+    ("skipwise eval ./my-model-32k --task ruler", (_NOT_HERE % "thirteen tasks at 32k take minutes",)),
+    ("skipwise eval benchmarks", (_NOT_HERE % "needs the benchmarks' data sets",)),
+    ("skipwise eval build-suite", ()),
+    ("skipwise eval", ("with eval --set num_documents=2",)),
+    ("skipwise compare", (_NOT_HERE % "takes minutes; guides/measure.md runs one",)),
+    ("skipwise pilot", (_NOT_HERE % "takes minutes; it has tests of its own",)),
+    ("skipwise report base=", (_NOT_HERE % "needs the results of a comparison",)),
+    ("skipwise export ./my-model-32k --to gguf --push", (_NOT_HERE % "needs the hub",)),
+    ("skipwise generate", ("with generate --max-new-tokens 2",)),
+    ("skipwise serve", (_NOT_HERE % "listens until it is stopped; the server has its own tests",)),
+    ("skipwise keys revoke", (_NOT_HERE % "needs the id of a key",)),
+    ("skipwise demo", (_NOT_HERE % "takes minutes; it has tests of its own",)),
+)
+"""By the first words of an example, how the test of the page runs it; the first that fits."""
+
+
 def _verb(name: str, command: Any) -> str:
     arguments = [one for one in command.params if isinstance(one, typer.core.TyperArgument)]
     usage = " ".join(["skipwise", name, *(_usage(one) for one in arguments), "[FLAGS]"])
     text, examples = _help(command.help)
     made = f"## {name}\n\n{text}\n\n    {usage}\n\n"
-    if examples:
-        lines = "\n".join(f"$ {example}" for example in examples)
-        made += f"<!-- run: not (examples of the verb's own help) -->\n```console\n{lines}\n```\n\n"
+    blocks: dict[tuple[str, ...], list[str]] = {}
+    for example in examples:
+        blocks.setdefault(next((how for start, how in _RUN if example.startswith(start)), ()), []).append(example)
+    for how, of_block in blocks.items():
+        comments = "".join(f"<!-- run: {line} -->\n" for line in how)
+        lines = "\n".join(f"$ {example}" for example in of_block)
+        made += f"{comments}```console\n{lines}\n```\n\n"
     if arguments:
         made += table(("argument", "meaning"), [[code(_usage(one)), one.help or ""] for one in arguments])
     return made + _flags(command)

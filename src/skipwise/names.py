@@ -1,4 +1,4 @@
-"""Words in messages: suggestions for misspelt names, and what the errors of libraries say."""
+"""Words in messages: suggestions for misspelled names, and what the errors of libraries say."""
 
 import difflib
 from collections.abc import Iterable

@@ -129,7 +129,7 @@ class PoSE:
     - `start`:
         - document: as above; the first chunk begins the document.
         - anywhere: all `v_i` are shifted by one draw from `U{0..Lx-Lc-v_{N-1}}`, so that the distant context is not
-          always a title and a licence.
+          always a title and a license.
         - mixed: a quarter of the examples as document, since short requests begin there too, the others as anywhere.
 
     Why flat gives flat coverage. N = 2: a distance D >= Lc is trained when `u_1 + 1 <= D <= u_1 + Lc - 1`. For every D
@@ -230,7 +230,7 @@ class CREAM:
         sigma: standard deviation of x, above 0.
 
     Source: CREAM, arXiv 2406.07138, section 3. Deliberate deviations from the authors' code: the truncated CDF is
-    normalised (theirs moves the mass outside onto the ends); `h` is drawn per example (theirs per 3000); x is rounded
+    normalized (theirs moves the mass outside onto the ends); `h` is drawn per example (theirs per 3000); x is rounded
     to the nearest integer (theirs down, which never reaches the last half window). If window.train is above
     window.original, both bounds of `P_e` are clipped so that the middle overlaps neither head nor tail.
     """

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from chat_templates import CHATML
+from serve.made_audit import lines
 from tiny_models import tiny_config, tiny_model
 from transformers import AutoTokenizer
 
@@ -73,5 +74,10 @@ def _extend(made: str) -> None:
     assert cli.main(line.split()) == 0
 
 
-SETUPS: dict[str, Callable[[Path, Path], None]] = {"examples": _examples, "extended": _extended}
+def _audit(folder: Path, _made: Path) -> None:
+    """`audit.jsonl`: what a server would log of 200 requests."""
+    (folder / "audit.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines(200)))
+
+
+SETUPS: dict[str, Callable[[Path, Path], None]] = {"examples": _examples, "extended": _extended, "audit": _audit}
 """By name, what a page can ask for: called with the page's folder, and one with what pages share."""

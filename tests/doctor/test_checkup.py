@@ -1,4 +1,4 @@
-"""Faults planted in a checkpoint's files are found, and mended in a copy that has none left."""
+"""Faults planted in a checkpoint's files are found, and fixed in a copy that has none left."""
 
 import json
 import math
@@ -11,7 +11,7 @@ from refusals import lines_of
 from safetensors.torch import load_file
 
 from skipwise import cli
-from skipwise.doctor.checkup import check_up, write_mended
+from skipwise.doctor.checkup import check_up, write_fixed
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.model import load_model, save_model
 from skipwise.rope import INTERPOLATIONS, read_rope, with_attention_scale
@@ -90,7 +90,7 @@ def disagreeing_eras(config: dict[str, Any], _tokenizer: dict[str, Any]) -> None
 
 APPLIED_TWICE = change(factor=64.0)
 YARN_FACTOR = 0.1 * math.log(8) + 1
-# A fault; the check that finds it; and what a reader finds in the mended copy.
+# A fault; the check that finds it; and what a reader finds in the fixed copy.
 FAULTS: dict[str, tuple[Callable[..., None], str, dict[str, Any]]] = {
     "float maximum": (change({"max_position_embeddings": 512.0}), "lengths", {"maximum": 512}),
     "float original": (change(original_max_position_embeddings=64.0), "lengths", {"original": 64}),
@@ -130,28 +130,28 @@ def test_a_planted_fault_is_found_and_mended_in_a_copy(
     assert cli.main(["doctor", str(folder)]) == cli.NEGATIVE
     assert f"fail  {check}" in capsys.readouterr().out
 
-    assert cli.main(["doctor", str(folder), "--fix", "--out", str(tmp_path / "mended")]) == 0
-    mended = tmp_path / "mended"
-    assert f"a mended copy is in {mended}" in capsys.readouterr().out
+    assert cli.main(["doctor", str(folder), "--fix", "--out", str(tmp_path / "fixed")]) == 0
+    fixed = tmp_path / "fixed"
+    assert f"a fixed copy is in {fixed}" in capsys.readouterr().out
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
-    assert failed(mended) == []
-    assert (mended / "model.safetensors").samefile(folder / "model.safetensors")
-    written = json.loads((mended / "config.json").read_text())
+    assert failed(fixed) == []
+    assert (fixed / "model.safetensors").samefile(folder / "model.safetensors")
+    written = json.loads((fixed / "config.json").read_text())
     state = read_rope(written)
     assert {key: getattr(state, key) for key in right} == pytest.approx(right)
     old = {key: value for key, value in written.items() if key != "rope_parameters"}
     assert read_rope(old) == state
     if check == "tokenizer":
-        assert json.loads((mended / "tokenizer_config.json").read_text())["model_max_length"] == 512
+        assert json.loads((fixed / "tokenizer_config.json").read_text())["model_max_length"] == 512
 
 
 def test_a_mended_copy_loads_as_the_model_it_was(changed: Callable[..., Path], sound: Path, tmp_path: Path) -> None:
     folder = changed(APPLIED_TWICE)
-    write_mended(folder, check_up(folder), tmp_path / "mended")
-    assert read_rope(load_model(tmp_path / "mended").model.config.to_dict()) == read_rope(
+    write_fixed(folder, check_up(folder), tmp_path / "fixed")
+    assert read_rope(load_model(tmp_path / "fixed").model.config.to_dict()) == read_rope(
         load_model(sound).model.config.to_dict()
     )
-    assert load_file(tmp_path / "mended" / "model.safetensors").keys() == load_file(sound / "model.safetensors").keys()
+    assert load_file(tmp_path / "fixed" / "model.safetensors").keys() == load_file(sound / "model.safetensors").keys()
 
 
 # The extended window taken for the original one: written over it, or by a second run, 64 to 128 and then 128 to 512.
@@ -165,7 +165,7 @@ WRITTEN_OVER, EXTENDED_AGAIN = (
 def test_a_wrong_original_window_is_known_from_the_base(
     fault: Callable[..., None], changed: Callable[..., Path], tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    folder, out = changed(fault), tmp_path / "mended"
+    folder, out = changed(fault), tmp_path / "fixed"
     arguments = ["doctor", str(folder), "--base", str(tiny_checkpoint), "--fix", "--out", str(out)]
     assert cli.main(arguments) == 0
     state = read_rope(json.loads((out / "config.json").read_text()))
@@ -176,9 +176,9 @@ def test_what_only_the_base_can_tell_is_not_guessed(
     changed: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = changed(WRITTEN_OVER)
-    assert cli.main(["doctor", str(folder), "--fix", "--out", str(tmp_path / "mended")]) == cli.BAD_INPUT
+    assert cli.main(["doctor", str(folder), "--fix", "--out", str(tmp_path / "fixed")]) == cli.BAD_INPUT
     assert "--base" in capsys.readouterr().err
-    assert not (tmp_path / "mended").exists()
+    assert not (tmp_path / "fixed").exists()
 
 
 def test_a_lost_base_without_a_trace_needs_the_base(changed: Callable[..., Path], tmp_path: Path) -> None:
@@ -191,11 +191,11 @@ def test_a_lost_base_without_a_trace_needs_the_base(changed: Callable[..., Path]
     folder = changed(lost)
     assert "base" in failed(folder)
     with pytest.raises(ConfigError, match="--base"):
-        write_mended(folder, check_up(folder), tmp_path / "mended")
+        write_fixed(folder, check_up(folder), tmp_path / "fixed")
     base = {"model_type": "olmo2", "rope_theta": 5e5, "max_position_embeddings": 64}
     base |= {"hidden_size": 32, "num_attention_heads": 4}
-    write_mended(folder, check_up(folder, base), tmp_path / "mended")
-    assert read_rope(json.loads((tmp_path / "mended" / "config.json").read_text())).theta == 5e5
+    write_fixed(folder, check_up(folder, base), tmp_path / "fixed")
+    assert read_rope(json.loads((tmp_path / "fixed" / "config.json").read_text())).theta == 5e5
 
 
 @pytest.mark.parametrize("kind", sorted({*INTERPOLATIONS} - {"none"}))
@@ -236,12 +236,12 @@ def test_a_base_that_the_family_does_not_tell_is_not_guessed(
     assert {verdict.name: verdict.status for verdict in found.verdicts if verdict.status != "pass"} == {"base": status}
     assert json.loads((folder / "config.json").read_text()) == found.config
     if status == "fail":
-        assert found.unmended == ["base"]
+        assert found.unfixed == ["base"]
         with pytest.raises(ConfigError, match="--base"):
-            write_mended(folder, found, tmp_path / "mended")
+            write_fixed(folder, found, tmp_path / "fixed")
     base = {"hidden_size": 32, "num_attention_heads": 4, **family, "rope_theta": 1e8}
-    mended = write_mended(folder, check_up(folder, base), tmp_path / "mended")
-    assert read_rope(json.loads((mended / "config.json").read_text())).theta == 1e8
+    fixed = write_fixed(folder, check_up(folder, base), tmp_path / "fixed")
+    assert read_rope(json.loads((fixed / "config.json").read_text())).theta == 1e8
 
 
 def test_a_maximum_that_was_never_raised_needs_the_base_to_be_told_from_a_lost_original(
@@ -251,7 +251,7 @@ def test_a_maximum_that_was_never_raised_needs_the_base_to_be_told_from_a_lost_o
         config["max_position_embeddings"] = tokenizer["model_max_length"] = 64
 
     folder = changed(switched_on)
-    assert check_up(folder).unmended == ["original"]
+    assert check_up(folder).unfixed == ["original"]
     found = check_up(folder, json.loads((tiny_checkpoint / "config.json").read_text()))
     assert [(each.name, each.status) for each in found.verdicts if each.status != "pass"] == [
         ("maximum", "note"),
@@ -282,8 +282,8 @@ def test_eras_that_disagree_are_mended_without_the_local_layers(changed: Callabl
     folder = changed(by_layer)
     base = {**json.loads((folder / "config.json").read_text()), "rope_scaling": None}
     assert failed(folder, base) == ["eras"]
-    mended = write_mended(folder, check_up(folder, base), tmp_path / "mended")
-    written = json.loads((mended / "config.json").read_text())
+    fixed = write_fixed(folder, check_up(folder, base), tmp_path / "fixed")
+    written = json.loads((fixed / "config.json").read_text())
     assert written["rope_parameters"]["sliding_attention"] == local
     assert (read_rope(written).factor, written["rope_scaling"]["factor"]) == (8.0, 8.0)
 
@@ -292,11 +292,11 @@ def test_folders_of_a_checkpoint_are_in_its_copy(changed: Callable[..., Path], t
     folder = changed(APPLIED_TWICE)
     (folder / "adapter").mkdir()
     (folder / "adapter" / "adapter_config.json").write_text("{}")
-    for inside in (folder / "mended", folder / "adapter" / "mended"):
+    for inside in (folder / "fixed", folder / "adapter" / "fixed"):
         with pytest.raises(ConfigError, match=str(inside)):
-            write_mended(folder, check_up(folder), inside)
-    mended = write_mended(folder, check_up(folder), tmp_path / "mended")
-    assert (mended / "adapter" / "adapter_config.json").samefile(folder / "adapter" / "adapter_config.json")
+            write_fixed(folder, check_up(folder), inside)
+    fixed = write_fixed(folder, check_up(folder), tmp_path / "fixed")
+    assert (fixed / "adapter" / "adapter_config.json").samefile(folder / "adapter" / "adapter_config.json")
 
 
 def test_a_sound_checkpoint_is_not_copied_and_one_here_gets_a_name(
@@ -311,7 +311,7 @@ def test_a_sound_checkpoint_is_not_copied_and_one_here_gets_a_name(
     assert not (tmp_path / "copy").exists()
     monkeypatch.chdir(changed(APPLIED_TWICE))
     assert cli.main(["doctor", ".", "--fix", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"mended": str(tmp_path / "checkpoint-mended")}
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"fixed": str(tmp_path / "checkpoint-fixed")}
 
 
 @pytest.mark.parametrize(
@@ -347,5 +347,5 @@ def test_files_that_are_none_get_one_line(
     (folder / "config.json").write_text("no json")
     assert cli.main(["doctor", str(folder)]) == cli.BAD_INPUT
     assert cli.main(["doctor", str(tmp_path), "--fix"]) == cli.BAD_INPUT
-    assert cli.main(["doctor", str(folder), "--out", "mended"]) == cli.BAD_INPUT
+    assert cli.main(["doctor", str(folder), "--out", "fixed"]) == cli.BAD_INPUT
     assert len(lines_of(capsys.readouterr().err)) == 3

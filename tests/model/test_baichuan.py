@@ -15,7 +15,7 @@ from tiny_runs import run, settings_of, write_documents
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from skipwise.config import QloraTuning
-from skipwise.doctor.checkup import check_up, write_mended
+from skipwise.doctor.checkup import check_up, write_fixed
 from skipwise.errors import CheckpointError, ConfigError, SkipwiseError, UnsupportedModelError
 from skipwise.export import export
 from skipwise.model import (
@@ -225,7 +225,7 @@ def test_doctor_looks_at_it_as_the_model_it_is_read_as(second: Path, tmp_path: P
     assert "window is 64" in {verdict.name: verdict.detail for verdict in found.verdicts}["tokenizer"]
     # A Llama config beside packed weights would be of no use to anybody.
     with pytest.raises(ConfigError, match="export"):
-        write_mended(folder, found, tmp_path / "mended")
+        write_fixed(folder, found, tmp_path / "fixed")
 
 
 @pytest.mark.parametrize("name", ["baichuan", "prefixed", "joined"])

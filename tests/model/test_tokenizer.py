@@ -36,10 +36,10 @@ def test_ids_beyond_the_embeddings_are_refused_at_load_with_both_numbers(
         patch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("weights were read"))
         with refused(CheckpointError, "257 .* 256") as caught:
             load_model(folder)
-    mended = run_cure(caught.value, tmp_path, monkeypatch)
+    fixed = run_cure(caught.value, tmp_path, monkeypatch)
     for file in folder.glob("tokenizer*"):
-        shutil.copy(file, mended)
-    model, tokenizer = load_model(mended)
+        shutil.copy(file, fixed)
+    model, tokenizer = load_model(fixed)
     ids = tokenizer("a<two>", return_tensors="pt").input_ids
     assert int(ids.max()) == 257
     assert model(ids).logits.shape[-1] == 258  # pyright: ignore[reportCallIssue]
@@ -90,11 +90,11 @@ def test_a_slow_tokenizer_is_refused_with_a_cure_that_works(
     tokenizer = read_tokenizer(folder, read_config(folder))
     with refused(DataError, "CTRLTokenizer") as caught:
         require_fast(tokenizer)
-    mended = run_cure(caught.value, tmp_path, monkeypatch)
+    fixed = run_cure(caught.value, tmp_path, monkeypatch)
     own = Tokenizer.from_file(str(folder / "tokenizer.json"))
     for file in folder.glob("tokenizer*"):
         file.unlink()
-    shutil.copytree(mended, folder, dirs_exist_ok=True)
+    shutil.copytree(fixed, folder, dirs_exist_ok=True)
     fast = read_tokenizer(folder, read_config(folder))
     require_fast(fast)
     assert fast.encode("a river") == own.encode("a river").ids

@@ -46,7 +46,7 @@ def test_a_pilot_that_is_killed_in_training_and_in_evaluation_goes_on(tiny_check
     command += ["--data", str(tmp_path / "docs"), "--output", str(folder)]
     command += [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
     environment = {**os.environ, "SKIPWISE_CACHE": str(tmp_path / "cache")}
-    job = folder / "arms" / "recipe" / "seed-0"
+    job = folder / "arms" / "extended" / "seed-0"
     killed_when(command, environment, lambda: any((job / "model").glob("checkpoint-*")))
     decided = json.loads((folder / "schedule.json").read_text())
     killed_when(

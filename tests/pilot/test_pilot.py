@@ -88,9 +88,9 @@ def test_a_pilot_leaves_its_page_and_measures_all_that_it_planned(ran, command, 
     out, err = capsys.readouterr()
     told = json.loads(out)
     assert {"folder", "schedule", "page", "decision", "pilot", "verdict"} <= told.keys()
-    assert ran == ["arms/base", "arms/interpolation-only", "arms/recipe/seed-0"]
+    assert ran == ["arms/base", "arms/interpolation-only", "arms/extended/seed-0"]
     evidence = read_evidence([told["folder"]])
-    assert [arm.name for arm in evidence.arms] == ["base", "interpolation-only", "recipe"]
+    assert [arm.name for arm in evidence.arms] == ["base", "interpolation-only", "extended"]
     assert evidence.pilot is not None
     assert (evidence.original_tokens, evidence.target_tokens) == (64, 512)
     assert (evidence.pilot.steps, evidence.pilot.full_steps) == (3, 3)
@@ -101,7 +101,7 @@ def test_a_pilot_leaves_its_page_and_measures_all_that_it_planned(ran, command, 
     planned |= {("suite", tokens) for lengths in measures["questions"].values() for tokens in lengths}
     for arm in evidence.arms:
         beside = {("regression", 64)} if arm.name != "base" else set()
-        beside |= {("serving", tokens) for tokens in measures["serving"]} if arm.name == "recipe" else set()
+        beside |= {("serving", tokens) for tokens in measures["serving"]} if arm.name == "extended" else set()
         assert {(record.task, record.length_tokens) for record in arm.results} == planned | beside
     here, *named = evidence.pilot.full_runs
     assert here.cost is None
@@ -136,7 +136,7 @@ def test_an_interrupted_pilot_goes_on_with_its_schedule(ran, command, tmp_path, 
     monkeypatch.setattr(SkipwiseTrainer, "training_step", training_step)
     assert cli.main(command("512", "1m")) == cli.INTERRUPTED
     err = capsys.readouterr().err
-    assert "go on with: skipwise" in err
+    assert "Continue with: skipwise" in err
     assert "in 60s this tells perplexity at 512" in err
     assert re.search(r"cannot tell whether .* finds things there: \d+ questions to each of three models need", err)
     kept = json.loads((tmp_path / "pilot" / "schedule.json").read_text())
@@ -145,7 +145,7 @@ def test_an_interrupted_pilot_goes_on_with_its_schedule(ran, command, tmp_path, 
     slow = Measured(verdicts=(), preflight=9.0, start=9.0, passes={64: 9.0}, token=9.0, windows={32: 9.0})
     monkeypatch.setattr(importlib.import_module("skipwise.pilot.preparing"), "measure", lambda *_: slow)
     assert cli.main(command("512", "1m")) == 0
-    assert ran == ["arms/recipe/seed-0"]
+    assert ran == ["arms/extended/seed-0"]
     assert steps == [1, 2, 3]
     out = capsys.readouterr().out
     assert out.startswith("NOT YET: Text of 512 tokens has perplexity ")

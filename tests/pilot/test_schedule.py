@@ -250,7 +250,7 @@ def test_steps_follow_the_speed_of_the_arms_before_training(tmp_path: Path, took
     # Two starts; what base and interpolation only are asked.
     parts = WANTED.parts(found.measures, costs())
     planned = 10.0 + sum(part.seconds * sum(part.arms >= arms for arms in (3, 2)) for part in parts)
-    folder.kept["marks"] = {"base": 100.0, "recipe": 100.0 + took * planned}
+    folder.kept["marks"] = {"base": 100.0, "extended": 100.0 + took * planned}
     left, after = 1500.0, sum(part.seconds for part in parts)
     fixed = 2 * 5.0 + 2.0 + 2.5 + 8 * 0.256  # Starts, preflight, saving, validation.
     # What comes after training is as fast as what came before; training itself is never faster than measured.

@@ -16,6 +16,7 @@ from skipwise.records.pilot import FullRun, Pilot
 from skipwise.report.contest import Contest, minus, samples_to_tell
 from skipwise.report.decision import decide, rule_of
 from skipwise.report.evidence import Arm, Evidence
+from skipwise.report.quantities import MINUS
 from skipwise.report.report import Report
 from skipwise.window import Window
 
@@ -466,6 +467,52 @@ def test_a_pilot_of_perplexity_alone_says_what_was_seen_and_what_tells_more() ->
     # A tenth more than the least: 4 h 24 min.
     command = "skipwise pilot small --data docs --target 32k --time 5h"
     assert found.next_command == command
+
+
+@pytest.mark.parametrize(
+    ("base", "interpolated", "steps"), [((50, 0), (48, 5), 40), ((40, 0), (40, 25), 40), ((40, 0), (40, 5), 1000)]
+)
+def test_a_pilot_says_which_score_would_be_a_go(
+    base: tuple[int, int], interpolated: tuple[int, int], steps: int
+) -> None:
+    def decided(right: int) -> Any:
+        of_arms = (base, interpolated, (50, right))
+        return decide(answered(*of_arms, task="passkey", pilot=replace(PILOT, steps=steps)))
+
+    (said,) = (reason for reason in decided(interpolated[1] + 1).reasons if "A go would take" in reason)
+    least = int(re.findall(r"take (\d+) of 50 answers at 32k", said)[0])
+    assert [decided(right).outcome for right in (least - 1, least)] == ["not yet", "go"]
+
+
+def test_where_no_score_would_be_a_go_a_pilot_says_so() -> None:
+    asked = [(0, 251), (25, 9.9), (24, 7.6)]
+    lines = [[*questions(25, right, 25, "passkey"), *perplexity(8, at)] for right, at in asked]
+    found = decide(evidence(*lines, pilot=PILOT))
+    assert found is not None
+    assert any(
+        "No number of right answers to 25 questions would show a gain over interpolation" in r for r in found.reasons
+    )
+
+
+def test_a_pilot_tells_a_difference_in_one_direction() -> None:
+    differs = Difference(
+        arm="interpolation-only", reference="recipe", task="perplexity", metric="perplexity", length_tokens=TARGET,
+        value=math.log(1.139), ci_low=math.log(0.93), ci_high=math.log(1.4), num_pairs=2,
+    )  # fmt: skip
+    lines = [list(perplexity(8, at)) for at in (251, 9.9, 7.6)]
+    report = Report.of(evidence(*lines, pilot=PILOT, reference="recipe", differences=[differs]))
+    (section,) = (one for one in report.sections if one.title.startswith("Paired differences"))
+    assert section.title == "Paired differences of recipe"
+    # 1 / 1.139, 1 / 1.4 and 1 / 0.93.
+    assert section.tables[0].rows == (("interpolation-only", f"{MINUS}12.2 ({MINUS}28.6 to +7.5)"),)
+    assert "12% lower" in " ".join(report.decision.reasons if report.decision else ())
+
+
+def test_short_text_that_is_no_worse_may_still_be_answered_otherwise() -> None:
+    short = list(regression(SHORT, -0.15, "model"))
+    found = decide(evidence(list(perplexity(8, 251)), list(perplexity(8, 9)), [*perplexity(8, 7.6), *short]))
+    assert found is not None
+    assert found.gets_worse[0].endswith("at 6% of the positions another token is the most likely one.")
 
 
 def test_perplexity_within_the_original_window_is_not_told_as_that_of_the_target() -> None:

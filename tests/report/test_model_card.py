@@ -20,7 +20,7 @@ CARD: dict[str, Any] = {
     "interpolation": {"kind": "yarn", "beta_fast": 32.0},
     "sampler": {"kind": "pose", "chunks": 2, "skips": "flat"},
     "tuning": {"kind": "full"},
-    "data": {"source": "stdlib"},
+    "data": {"source": ["stdlib", "books"], "join": True, "buffer": 100, "field": "text"},
 }
 
 
@@ -41,6 +41,7 @@ def test_a_card_without_results_says_what_was_done_and_claims_nothing(tmp_path: 
         "- Training window: 256 tokens\n",
         "- Target window: 4096 tokens (16 times)\n",
         "- Positions: pose (chunks 2, skips flat)\n",
+        "- Data: Python's own sources (stdlib), books; short documents joined\n",
         "AutoModelForCausalLM.from_pretrained",
         "- Configured context length: 4096 tokens\n- Effective context length: not measured",
         "No results were at hand",

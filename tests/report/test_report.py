@@ -278,8 +278,8 @@ def test_what_was_run_is_told_with_its_hashes(report: Report) -> None:
 
 def test_the_verdict_is_first_about_the_best_arm_then_about_all_else(report: Report) -> None:
     assert report.verdict[0] == (
-        "Perplexity at 4k tokens, 16 times the original window: 7.37 (6.85–7.96) for pose, the lowest; the next, "
-        "“pose, three chunks”, has +1.1% (−0.2 to +2.4%), paired by document; 172 (160–186) for base."
+        "Perplexity at 4k tokens, 16 times the original window: 7.37 (6.85–7.96) for pose, the lowest; −1.1% "
+        "(−2.4 to +0.2%) against “pose, three chunks”, paired by document; 172 (160–186) for base."
     )
     for number, words in (
         (1, "to pose contains zero at that length for “pose, three chunks”"),

@@ -13,7 +13,7 @@ import pytest
 from rope_forms import library_table, write
 from tiny_models import SHAPE
 
-from skipwise.doctor.checkup import check_up, write_mended
+from skipwise.doctor.checkup import check_up, write_fixed
 from skipwise.errors import CheckpointError, UnsupportedModelError
 from skipwise.model import read_config, rope_state
 from skipwise.rope import read_rope
@@ -98,10 +98,10 @@ def test_a_published_config_is_healthy_and_keeps_its_tables(name: str, tmp_path:
     assert state.maximum == window
     assert_same(table(state), expected)
     if found.changed:
-        mended = write_mended(folder, found, tmp_path / "mended")
-        assert_same(library_table(mended, window), expected)
-        assert rope_state(read_config(mended)).maximum == window
-        assert not check_up(mended).changed
+        fixed = write_fixed(folder, found, tmp_path / "fixed")
+        assert_same(library_table(fixed, window), expected)
+        assert rope_state(read_config(fixed)).maximum == window
+        assert not check_up(fixed).changed
 
 
 def test_a_null_beside_the_entry_is_taken_out(tmp_path: Path) -> None:
@@ -110,10 +110,10 @@ def test_a_null_beside_the_entry_is_taken_out(tmp_path: Path) -> None:
     good["rope_scaling"] = {"rope_type": "llama3", **LLAMA_3}
     folder = write(tmp_path / "model", {**good, "original_max_position_embeddings": None})
     found = check_up(folder)
-    assert found.unmended == []
-    mended = write_mended(folder, found, tmp_path / "mended")
-    assert_same(library_table(mended, 131072), library_table(write(tmp_path / "good", good), 131072))
-    assert "original_max_position_embeddings" not in json.loads((mended / "config.json").read_text())
+    assert found.unfixed == []
+    fixed = write_fixed(folder, found, tmp_path / "fixed")
+    assert_same(library_table(fixed, 131072), library_table(write(tmp_path / "good", good), 131072))
+    assert "original_max_position_embeddings" not in json.loads((fixed / "config.json").read_text())
 
 
 def test_a_config_that_cannot_be_read_sends_to_the_doctor(tmp_path: Path) -> None:
@@ -122,8 +122,8 @@ def test_a_config_that_cannot_be_read_sends_to_the_doctor(tmp_path: Path) -> Non
     folder = write(tmp_path / "model", LLAMA | {"max_position_embeddings": 4096, "rope_scaling": scaling})
     with pytest.raises(CheckpointError, match="skipwise doctor"):
         read_config(folder)
-    mended = write_mended(folder, check_up(folder), tmp_path / "mended")
-    assert rope_state(read_config(mended)).kind == "none"
+    fixed = write_fixed(folder, check_up(folder), tmp_path / "fixed")
+    assert rope_state(read_config(fixed)).kind == "none"
 
 
 def test_a_guessed_original_window_does_not_become_a_record(tmp_path: Path) -> None:
@@ -132,12 +132,12 @@ def test_a_guessed_original_window_does_not_become_a_record(tmp_path: Path) -> N
     config = LLAMA | {"max_position_embeddings": 131072.0, "rope_theta": 1000000.0, "rope_scaling": scaling}
     whole = write(tmp_path / "whole", {**config, "max_position_embeddings": 131072})
     folder = write(tmp_path / "model", config)
-    mended = write_mended(folder, check_up(folder), tmp_path / "mended")
-    assert_same(library_table(mended, 131072), library_table(whole, 131072))
-    again = check_up(mended)
+    fixed = write_fixed(folder, check_up(folder), tmp_path / "fixed")
+    assert_same(library_table(fixed, 131072), library_table(whole, 131072))
+    again = check_up(fixed)
     assert not again.changed
     assert any("no original window is recorded" in verdict.detail for verdict in again.verdicts)
-    assert json.loads((mended / "config.json").read_text())["max_position_embeddings"] == 131072
+    assert json.loads((fixed / "config.json").read_text())["max_position_embeddings"] == 131072
 
 
 @pytest.mark.parametrize(
@@ -185,9 +185,9 @@ def test_a_lost_original_window_is_known_from_the_base(tmp_path: Path) -> None:
     scaling = {"type": "yarn", "factor": 4.0}
     folder = write(tmp_path / "model", base | {"max_position_embeddings": 131072, "rope_scaling": scaling})
     assert check_up(folder).healthy
-    mended = write_mended(folder, check_up(folder, base), tmp_path / "mended")
+    fixed = write_fixed(folder, check_up(folder, base), tmp_path / "fixed")
     by_hand = {
         "max_position_embeddings": 131072,
         "rope_scaling": {**scaling, "original_max_position_embeddings": 32768},
     }
-    assert_same(library_table(mended, 131072), library_table(write(tmp_path / "by-hand", base | by_hand), 131072))
+    assert_same(library_table(fixed, 131072), library_table(write(tmp_path / "by-hand", base | by_hand), 131072))

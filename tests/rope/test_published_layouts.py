@@ -101,13 +101,13 @@ def test_doctor_and_plan_take_a_published_layout_as_it_is(
 def test_a_mended_layout_has_the_tables_it_had(name: str, tiny_checkpoint: Path, tmp_path: Path) -> None:
     folder = checkpoint(tmp_path / "model", tiny_checkpoint, LAYOUTS[name][0], WINDOWS[name][0])
     expected = library_table(folder, 131072)
-    assert cli.main(["doctor", str(folder), "--fix", "--out", str(tmp_path / "mended")]) == 0
-    assert_same(library_table(tmp_path / "mended", 131072), expected)
-    assert json.loads((tmp_path / "mended" / "tokenizer_config.json").read_text())["model_max_length"] == 131072
-    written = json.loads((tmp_path / "mended" / "config.json").read_text())
+    assert cli.main(["doctor", str(folder), "--fix", "--out", str(tmp_path / "fixed")]) == 0
+    assert_same(library_table(tmp_path / "fixed", 131072), expected)
+    assert json.loads((tmp_path / "fixed" / "tokenizer_config.json").read_text())["model_max_length"] == 131072
+    written = json.loads((tmp_path / "fixed" / "config.json").read_text())
     assert written["rope_scaling"] is not None
     assert written["max_position_embeddings"] == 131072
-    before, after = (AutoModelForCausalLM.from_pretrained(where) for where in (folder, tmp_path / "mended"))
+    before, after = (AutoModelForCausalLM.from_pretrained(where) for where in (folder, tmp_path / "fixed"))
     ids = torch.arange(8)[None]
     assert torch.equal(before(ids).logits, after(ids).logits)
 
@@ -166,10 +166,10 @@ def test_a_window_beyond_the_maximum_that_was_left_is_measured(tiny_checkpoint: 
     measure = ["eval", str(folder), "--task", "perplexity", "--documents", str(texts), "--held-out-share", "1"]
     assert cli.main([*measure, "--length", "256"]) == 0
     assert cli.main([*measure, "--length", "512"]) == cli.BAD_INPUT
-    assert cli.main(["doctor", str(folder), "--fix", "--out", str(tmp_path / "mended")]) == 0
-    written = json.loads((tmp_path / "mended" / "config.json").read_text())
+    assert cli.main(["doctor", str(folder), "--fix", "--out", str(tmp_path / "fixed")]) == 0
+    written = json.loads((tmp_path / "fixed" / "config.json").read_text())
     assert written["max_position_embeddings"] == 256
-    assert_same(library_table(tmp_path / "mended", 256), library_table(folder, 256))
+    assert_same(library_table(tmp_path / "fixed", 256), library_table(folder, 256))
 
 
 # Qwen3's maximum is the window of pre-training and 8192 for the answer.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rope_forms import ENTRIES, HAS_DECODER_CLASS, HOSTS, MAXIMUM, Form, forms, library_table, write
 
-from skipwise.doctor.checkup import check_up, write_mended
+from skipwise.doctor.checkup import check_up, write_fixed
 from skipwise.errors import SkipwiseError
 from skipwise.model import read_config, rope_state
 from skipwise.rope import RopeState, RopeTable, read_rope
@@ -57,10 +57,10 @@ def outcome(form: Form, tmp_path: Path) -> str:
         state = rope_state(read_config(folder))
         assert_same(table(state), expected)
         assert form.only_its_maker_knows or state.maximum == length
-    if found.unmended:
+    if found.unfixed:
         assert expected is None or form.only_its_maker_knows
         with pytest.raises(SkipwiseError):
-            write_mended(folder, found, tmp_path / "mended")
+            write_fixed(folder, found, tmp_path / "fixed")
         if not taken:
             with pytest.raises(SkipwiseError):
                 rope_state(read_config(folder))
@@ -68,16 +68,16 @@ def outcome(form: Form, tmp_path: Path) -> str:
     if not found.changed:
         assert taken
         return "as it is"
-    mended = write_mended(folder, found, tmp_path / "mended")
-    assert check_up(mended).healthy
-    assert_same(library_table(mended, length), expected)
-    text = json.loads((mended / "config.json").read_text())
+    fixed = write_fixed(folder, found, tmp_path / "fixed")
+    assert check_up(fixed).healthy
+    assert_same(library_table(fixed, length), expected)
+    text = json.loads((fixed / "config.json").read_text())
     text = text.get("text_config", text)
     for other in {"rope_parameters", "rope_scaling"} & text.keys():
         one_era = {name: value for name, value in text.items() if name != other}
         if "rope_scaling" in text:
             assert_same(table(read_rope(one_era)), expected)
-    return "mended"
+    return "fixed"
 
 
 # The others differ from these in what tells no new fault by itself: `make test-slow` has them all.

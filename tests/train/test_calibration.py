@@ -216,6 +216,8 @@ def test_the_verb_writes_the_choice_and_keeps_the_old_config(
     out = capsys.readouterr().out
     assert "1.2 *" in out
     assert "8 of 8" in out
+    table = out[: out.index("attention factor ")].splitlines()
+    assert max(len(line.rstrip()) for line in table) <= 80
     assert "of 8 passkeys at 320, 0 to 8 found" in out
     after = contents(checkpoint)
     assert after["config.before-calibration.json"] == before["config.json"]

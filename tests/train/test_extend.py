@@ -313,13 +313,13 @@ LONG, SHORT = ["a long text " * 10, "another one " * 10], "short"
 @pytest.mark.parametrize(
     ("texts", "line", "empty"),
     [
-        ([*LONG, SHORT, "", "  ", ""], "of 6 seen 1 shorter than 32 tokens, 3 empty are left out", "3.txt, 5.txt"),
+        ([*LONG, SHORT, "", "  ", ""], "not used of 6: 1 shorter than 32 tokens, 3 empty", "3.txt, 5.txt"),
         (
             [*LONG, *([SHORT] * 3), *[""] * 5],
-            "of 10 seen 3 shorter than 32 tokens, 5 empty are left out",
+            "not used of 10: 3 shorter than 32 tokens, 5 empty",
             "5.txt, 6.txt, 7.txt and 2 more",
         ),
-        (LONG, "of 2 seen none is left out", None),
+        (LONG, "all are used", None),
     ],
 )
 def test_what_is_not_trained_on_is_told_with_the_reason(

@@ -58,8 +58,8 @@ def test_fewer_at_a_time_train_the_same(
         assert torch.isclose(found, weight, rtol=1e-3, atol=1e-4).float().mean() > 0.99, name
     assert fitted.record["config"]["training"]["per_device_train_batch_size"] == 2
     assert fitted.record["config"]["training"]["gradient_accumulation_steps"] == 4
-    assert "no memory for 8 windows at a time: going on with 4, 2 times a step" in caplog.text
-    assert "no memory for 4 windows at a time: going on with 2, 4 times a step" in caplog.text
+    assert "no memory for 8 windows at a time: continuing with 4, 2 times per step" in caplog.text
+    assert "no memory for 4 windows at a time: continuing with 2, 4 times per step" in caplog.text
     begun = json.loads((fitted.folder / "begun.json").read_text())
     assert (begun["windows"], begun["at_a_time"], begun["most_at_a_time"]) == (8, 8, 2)
 
@@ -98,8 +98,8 @@ def test_no_memory_for_a_grown_window_lowers_the_cap_on_windows(
     assert (begun.recipe, len(begun.growth)) == ("growing", 2), "it is the same run"
     assert json.loads((fitted.folder / "begun.json").read_text())["widest_tokens"] == 128
     assert fitted.record["widest_tokens"] == 128
-    assert "no memory for a single window of 256 tokens, to which `growth` comes" in caplog.text
-    assert "going on with windows of 128 at most" in caplog.text
+    assert "no memory for a single window of 256 tokens, the widest of `growth`" in caplog.text
+    assert "continuing with windows of at most 128 tokens" in caplog.text
 
 
 def test_windows_that_are_wide_from_the_first_step_may_be_narrowed_too(

@@ -62,11 +62,11 @@ VERBS: dict[str, Callable[..., None]] = {
     "export": export.export,
     "generate": generate.generate,
     "serve": serve.serve,
+    "keys role": keys.role,
     "keys create": keys.create,
     "keys": keys.list_keys,
     "keys list": keys.list_keys,
     "keys revoke": keys.revoke,
-    "keys role": keys.role,
     "demo": demo.demo,
 }
 """The verbs, in the order of the help. Their docstrings are their help."""

@@ -10,6 +10,7 @@ from skipwise.cli.loading import loading
 from skipwise.cli.options import check_new, given, option, print_json, print_table
 from skipwise.errors import ConfigError
 from skipwise.model.place import find_place
+from skipwise.window import length_label
 
 if TYPE_CHECKING:
     import numpy as np
@@ -192,7 +193,9 @@ def _report(found: "Calibration", written: Path | None, scale_before: float, as_
     if as_json:
         print_json({"folder": None if written is None else str(written), **found.to_json()})
         return
-    headings = ("times trained", "factor", *(f"perplexity {length}" for length in found.lengths), "passkeys", "verdict")
+    from skipwise.calibrate.choice import UNCHANGED
+
+    headings = ("scale", "factor", *map(length_label, found.lengths), "passkeys", "verdict")
     rows = []
     for scores in found.to_json()["factors"]:
         scale, passkeys = scores["scale"], scores["passkeys"]
@@ -200,11 +203,15 @@ def _report(found: "Calibration", written: Path | None, scale_before: float, as_
             (
                 f"{scale:.4g}" + (" *" if scale == found.scale else ""),
                 f"{scores['attention_factor']:.4g}",
-                *(_perplexity(scores["perplexity"].get(str(length))) for length in found.lengths),
+                *(
+                    _perplexity(scores["perplexity"].get(str(length)), unchanged=scale == UNCHANGED)
+                    for length in found.lengths
+                ),
                 "-" if passkeys is None else f"{passkeys['found']} of {passkeys['asked']}",
                 scores["verdict"],
             )
         )
+    print("perplexity by length: as trained, else the change from that; * is chosen")
     print_table(headings, rows)
     print(f"attention factor {found.line}")
     if written is None:
@@ -215,8 +222,8 @@ def _report(found: "Calibration", written: Path | None, scale_before: float, as_
         print(f"written: {written / 'config.json'}")
 
 
-def _perplexity(measured: dict[str, Any] | None) -> str:
-    """The perplexity and its relative difference from the unchanged model's."""
+def _perplexity(measured: dict[str, Any] | None, *, unchanged: bool) -> str:
+    """The perplexity of the unchanged model; of others its relative difference from that."""
     if measured is None:
         return "-"
-    return f"{measured['value']:.4g} ({measured['over_unchanged']['value'] - 1:+.1%})"
+    return f"{measured['value']:.4g}" if unchanged else f"{measured['over_unchanged']['value'] - 1:+.1%}"

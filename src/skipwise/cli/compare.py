@@ -60,6 +60,18 @@ def compare(
 
     All arms are trained on the same tokens and seeds and evaluated alike. Writes a page at the end.
 
+    \b
+    Arms:
+      base                the unchanged model, beyond its window
+      interpolation-only  the base with rescaled positions, untrained
+      plain               training on short windows without skips
+      pose                training with skips, as published
+      recipe              training with the recipe growing, skipwise's own
+      full                training on windows of the target length
+      full-equal-time     the same, for as long as the reference arm trains
+      randpos, cream, sentences
+                          training with other position samplers
+
     Example: skipwise compare embedded --target 1k --set training.max_steps=20
 
     Example: skipwise compare ./my-model --target 32k --data docs/ --arms base,plain,pose,full --set seeds=[0,1]

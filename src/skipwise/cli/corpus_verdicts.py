@@ -37,7 +37,7 @@ def corpus_remarks(facts: Facts, taken: list[Taken], *, skips_unreadable: bool) 
     """
     yield _reading(facts, skips_unreadable)
     if facts.unsupported:
-        yield _note("kinds", f"files of unsupported kinds are passed over: {kinds_line(facts.unsupported)}")
+        yield _note("kinds", f"files of unsupported kinds are skipped: {kinds_line(facts.unsupported)}")
     if facts.unpackaged:
         yield _note("package", unpackaged_line(facts.unpackaged))
     if facts.encodings:
@@ -149,7 +149,7 @@ def _held_out(facts: Facts) -> Iterator[Remark]:
     yield _passed("held-out", f"{_number(found.documents)} ({shares}) held out of training")
     if not found.leaks and not found.contained:
         yield _passed("leakage", "no held-out document stands in documents that are trained on")
-    of, so = f"of {_number(found.sampled)} held out", "an evaluation on them comes out too good"
+    of, so = f"of {_number(found.sampled)} held out", "an evaluation on them looks too good"
     if found.leaks:
         named = [(leak.held_out, f"is {leak.likeness:.0%} like {leak.trained}") for leak in found.leaks[:_NAMED]]
         detail = f"{len(found.leaks):,} {of} have near-duplicates that are trained on: {so}"

@@ -1,6 +1,6 @@
 """`skipwise doctor`: shows, before any training, that skip-wise training works on this model and this machine.
 
-Without a target it checks the files of a checkpoint instead, and mends them in a copy. Given documents, it reports on
+Without a target it checks the files of a checkpoint instead, and fixes them in a copy. Given documents, it reports on
 these (see `doctor_corpus`).
 """
 
@@ -57,7 +57,7 @@ def doctor(
     base: BaseOption = None,
     fix: Annotated[bool, option("--fix", "Write a copy of the checkpoint with the faults fixed.", group=FILES)] = False,
     out: Annotated[
-        Path | None, option("--out FOLDER", "Folder of the fixed copy.", shown="MODEL-mended", group=FILES)
+        Path | None, option("--out FOLDER", "Folder of the fixed copy.", shown="MODEL-fixed", group=FILES)
     ] = None,
     trust_remote_code: options.Trust = False,
     as_json: options.Json = False,
@@ -76,7 +76,7 @@ def doctor(
 
     Example: skipwise doctor embedded --target 1k
 
-    Example: skipwise doctor ./my-model-128k --base ./my-model --fix
+    Example: skipwise doctor ./my-model-32k --base ./my-model --fix
 
     Example: skipwise doctor ./my-model --target 32k --data docs/ --set data.join=true
 
@@ -157,7 +157,7 @@ def _probe(run: "RunConfig", window: "Window", model_config: "PreTrainedConfig")
 def _check_up(
     model: str, base: str | None, fix: bool, out: Path | None, trust_remote_code: bool, as_json: bool
 ) -> None:
-    """Checks a checkpoint's files; exits with 1 if something is wrong and not mended."""
+    """Checks a checkpoint's files; exits with 1 if something is wrong and not fixed."""
     if out is not None and not fix:
         raise ConfigError(f"--out is {str(out)!r}, and nothing is written without --fix; give both")
     place = find_place(model)
@@ -167,7 +167,7 @@ def _check_up(
             "--target to probe what extend would train"
         )
     with loading(f"looking at the files of {model}"):
-        from skipwise.doctor.checkup import check_up, write_mended
+        from skipwise.doctor.checkup import check_up, write_fixed
         from skipwise.model import path_beside, read_config
 
     known = None if base is None else read_config(base, trust_remote_code=trust_remote_code).to_dict()
@@ -178,11 +178,11 @@ def _check_up(
         if not as_json:
             print("nothing to fix, so no copy was written")
     elif fix:
-        written = write_mended(place.name, found, out or path_beside(model, "mended"))
+        written = write_fixed(place.name, found, out or path_beside(model, "fixed"))
         if as_json:
-            print_json({"mended": str(written)})
+            print_json({"fixed": str(written)})
         else:
-            print(f"a mended copy is in {written}")
+            print(f"a fixed copy is in {written}")
         left = check_up(written, known)
         healthy = left.healthy
         if not healthy:

@@ -155,7 +155,7 @@ def evaluate(
 
     Example: skipwise eval embedded --length 128,256 --out results.jsonl
 
-    Example: skipwise eval ./my-model-32k --task ruler --length 4k,8k,16k,32k --verdict
+    Example: skipwise eval ./my-model-32k --task ruler --length 8k,16k,32k --verdict
 
     Example: skipwise eval ./my-model-32k --task regression --base ./my-model --length 1k,4k
 

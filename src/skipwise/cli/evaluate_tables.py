@@ -38,7 +38,7 @@ def print_results(results: Sequence["EvalResult"], step: int | None = None) -> N
             ],
         )
     if any(result.num_skipped for result in results):
-        print("skipped: what could not be measured, such as documents shorter than the longest length; no mean has it")
+        print("skipped: inputs that could not be measured, such as documents shorter than the longest length")
     # Depths are shares of any length and share a grid; positions are in tokens, and each length has its own grid.
     by_depth: dict[str, list[EvalResult]] = {}
     by_position: dict[tuple[str, int], list[EvalResult]] = {}

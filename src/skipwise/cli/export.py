@@ -89,7 +89,7 @@ def export(
 
     Example: skipwise export runs/embedded-1k --to gguf
 
-    Example: skipwise export ./my-lora-run --to hf --dtype bfloat16 --out my-model-32k-merged
+    Example: skipwise export ./my-model-32k --to hf --dtype bfloat16 --out my-model-32k-bf16
 
     Example: skipwise export ./my-model-32k --to gguf --push me/my-model-32k-gguf
     """

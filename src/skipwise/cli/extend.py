@@ -80,7 +80,7 @@ def extend(
 
     Example: skipwise extend embedded --target 1k --set training.max_steps=20
 
-    Example: skipwise extend ./my-model --target 32k --data docs/ --tuning lora --set training.bf16=true
+    Example: skipwise extend ./my-model --target 32k --data docs/ --tuning lora
 
     \b
     Useful with --set:

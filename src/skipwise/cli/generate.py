@@ -96,7 +96,7 @@ def generate(
 
     Example: skipwise generate embedded --prompt 'def main' --max-new-tokens 16
 
-    Example: skipwise generate ./my-model-32k --prompt-file report.txt --ask 'What was decided?' --stats
+    Example: skipwise generate ./my-model-32k --prompt-file long-document.txt --ask 'What was decided?' --stats
     """
     text = _prompt_text(prompt, file)
 

@@ -23,7 +23,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Prepare": ("plan", "doctor", "coverage", "pilot"),
     "Train": ("extend", "calibrate"),
     "Measure": ("eval", "eval build-suite", "eval benchmarks", "compare", "report"),
-    "Use": ("generate", "serve", "export", "keys create", "keys list", "keys revoke", "keys role"),
+    "Use": ("generate", "serve", "export", "keys role", "keys create", "keys list", "keys revoke"),
     "Try": ("demo",),
 }
 """The verbs by the order of work."""

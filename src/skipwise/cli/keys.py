@@ -58,7 +58,7 @@ def create(
 def list_keys(keys: KeysOption = None, as_json: options.Json = False) -> None:
     """List API keys and roles.
 
-    See also keys create, keys revoke and keys role.
+    skipwise keys alone does the same. See also keys create, keys revoke and keys role.
 
     Example: skipwise keys list
     """

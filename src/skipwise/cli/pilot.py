@@ -66,7 +66,7 @@ def pilot(
     try:
         result = run(config, only_schedule=schedule, began=began, command=command)
     except PilotStopped:
-        print(f"stopped; what was finished or saved is kept, go on with: {command}", file=sys.stderr)
+        print(f"stopped; what was finished or saved is kept. Continue with: {command}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
     _print(result, as_json)
     if result.decision is not None and result.decision.outcome == "no":

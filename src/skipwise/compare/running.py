@@ -181,14 +181,14 @@ def _claim(folder: Path, comparison: Comparison, resume: bool, beside: Collectio
         changed += [arm.name for arm in begun.arms if arm.name in names and arm not in comparison.arms]
         if changed:
             raise ConfigError(
-                f"the comparison in {str(folder)!r} was begun with other settings of {', '.join(changed)}; go on with "
-                "its own, or begin another with --output",
+                f"the comparison in {str(folder)!r} was begun with other settings of {', '.join(changed)}; resume it "
+                "with its own, or begin another with --output",
                 page="run-changed",
             )
     elif folder.is_dir() and {
         found for found in set(folder.iterdir()) - {*half_written(folder, [SETTINGS_FILE])} if found.name not in beside
     }:
-        cure = "; go on with --resume, or give" if file.is_file() else ", and holds no comparison to go on with; give"
+        cure = "; continue with --resume, or give" if file.is_file() else ", and holds no comparison to continue; give"
         raise ConfigError(f"folder {str(folder)!r} is not empty{cure} another with --output", page="output-taken")
     try:
         folder.mkdir(parents=True, exist_ok=True)

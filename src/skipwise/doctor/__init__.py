@@ -1,15 +1,15 @@
 """The preflight: a few tiny forward and backward passes that show whether skip-wise training works on this model.
 
 Skip-wise training can fail silently. If the chunks cannot attend to each other, if the model ignores positions, or if
-the scaling did not reach the rotary tables, the loss looks normal but nothing is learnt. This depends on the model
+the scaling did not reach the rotary tables, the loss looks normal but nothing is learned. This depends on the model
 class, the attention backend and the installed versions. It is therefore measured on the user's own setup.
 
     bench.py       the model under test, and the passes that probes are made of
     chunks.py      probes of what the chunks see of each other, and of what positions do
     layers.py      the probe of what the chunks see of each other in every layer
     checkpoint.py  probes of rotary tables, of the loss, and of saving and loading again
-    checkup.py     faults in the files of a checkpoint that others made, and a mended copy
-    patient.py     these files while they are looked at and mended
+    checkup.py     faults in the files of a checkpoint that others made, and a fixed copy
+    patient.py     these files while they are looked at and fixed
     file_checks.py one check a fault
 """
 

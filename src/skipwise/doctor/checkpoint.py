@@ -85,7 +85,7 @@ def precision(bench: Bench) -> Verdict:
     error = angle_error(rotary_tables(bench.model).values(), last)
     detail = f"float32 angles are off by up to {error:.2g} rad up to position {last}"
     cure = (
-        "neighbouring positions blur there: expect weaker retrieval near the end of the target"
+        "neighboring positions blur there: expect weaker retrieval near the end of the target"
         if error > _WORRYING_RADIANS
         else ""
     )

@@ -1,6 +1,6 @@
-"""Check the files of a third-party checkpoint for faults, and write a mended copy.
+"""Check the files of a third-party checkpoint for faults, and write a fixed copy.
 
-Only `config.json` and `tokenizer_config.json` are read; no weights are loaded. A fault is mended if the checkpoint, its
+Only `config.json` and `tokenizer_config.json` are read; no weights are loaded. A fault is fixed if the checkpoint, its
 base model, or its family determines the right value. Otherwise the verdict says what is needed to decide.
 """
 
@@ -26,20 +26,20 @@ from skipwise.rope import eras
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkup:
-    """The verdicts on a checkpoint, and its mended files.
+    """The verdicts on a checkpoint, and its fixed files.
 
     Attributes:
         verdicts: one per check.
-        config: mended content of `config.json`.
-        tokenizer: mended content of `tokenizer_config.json`; None if the checkpoint has none.
-        unmended: names of failed checks whose right value is not known.
-        changed: whether the mended files differ from the checkpoint's.
+        config: fixed content of `config.json`.
+        tokenizer: fixed content of `tokenizer_config.json`; None if the checkpoint has none.
+        unfixed: names of failed checks whose right value is not known.
+        changed: whether the fixed files differ from the checkpoint's.
     """
 
     verdicts: list[Verdict]
     config: dict[str, Any]
     tokenizer: dict[str, Any] | None
-    unmended: list[str]
+    unfixed: list[str]
     changed: bool
 
     @property
@@ -49,7 +49,7 @@ class Checkup:
 
 
 def check_up(folder: str | Path, base: Mapping[str, Any] | None = None) -> Checkup:
-    """Checks the files of a checkpoint and mends them in memory.
+    """Checks the files of a checkpoint and fixes them in memory.
 
     Args:
         folder: the checkpoint.
@@ -75,21 +75,21 @@ def check_up(folder: str | Path, base: Mapping[str, Any] | None = None) -> Check
             continue
         verdicts.append(Verdict(name=name, **finding._asdict()))
         if finding.status == "fail" and _snapshot(patient) == before:
-            patient.unmended.append(name)
+            patient.unfixed.append(name)
     changed = _snapshot(patient) != first
-    if changed and not patient.unmended:
+    if changed and not patient.unfixed:
         patient.config = patient.rewritten()
     return Checkup(
         verdicts=verdicts,
         config=patient.config,
         tokenizer=patient.tokenizer,
-        unmended=patient.unmended,
+        unfixed=patient.unfixed,
         changed=changed,
     )
 
 
-def write_mended(folder: str | Path, checkup: Checkup, output: str | Path) -> Path:
-    """Writes a copy of a checkpoint with mended files. All other files are hard links, or copies on another disk.
+def write_fixed(folder: str | Path, checkup: Checkup, output: str | Path) -> Path:
+    """Writes a copy of a checkpoint with fixed files. All other files are hard links, or copies on another disk.
 
     Args:
         folder: the checkpoint; it is not changed.
@@ -104,14 +104,14 @@ def write_mended(folder: str | Path, checkup: Checkup, output: str | Path) -> Pa
     if (own := read_file(source / CONFIG).get("model_type")) != checkup.config.get("model_type"):
         raise ConfigError(
             f"model {str(folder)!r} has type {own} and is converted to a {checkup.config['model_type']} model on "
-            f"loading, so only the converted model can be mended: run skipwise export {folder} --to hf, and mend that"
+            f"loading, so only the converted model can be fixed: run skipwise export {folder} --to hf, and fix that"
         )
-    if checkup.unmended:
+    if checkup.unfixed:
         cures = {verdict.name: verdict.cure for verdict in checkup.verdicts}
-        ways = [cures[name] for name in checkup.unmended if "--base" not in cures[name]]
+        ways = [cures[name] for name in checkup.unfixed if "--base" not in cures[name]]
         raise ConfigError(
-            f"the right values for {', '.join(checkup.unmended)} cannot be determined from {str(folder)!r} alone; "
-            + ("; ".join(ways) if len(ways) == len(checkup.unmended) else "name the base model with --base")
+            f"the right values for {', '.join(checkup.unfixed)} cannot be determined from {str(folder)!r} alone; "
+            + ("; ".join(ways) if len(ways) == len(checkup.unfixed) else "name the base model with --base")
         )
     if target.exists():
         raise ConfigError(f"--out is {str(target)!r}, which already exists; give a new folder", page="output-taken")
@@ -132,7 +132,7 @@ def write_mended(folder: str | Path, checkup: Checkup, output: str | Path) -> Pa
                 _write(complete / TOKENIZER, checkup.tokenizer)
     except OSError as error:
         raise CheckpointError(
-            f"mended copy {str(target)!r} cannot be written ({error}); choose another folder",
+            f"fixed copy {str(target)!r} cannot be written ({error}); choose another folder",
             page="cannot-write",
         ) from error
     return target
@@ -166,7 +166,7 @@ def _defaults(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _snapshot(patient: Patient) -> str:
-    return json.dumps([patient.config, patient.tokenizer])  # As text, because 512.0 == 512 but must be mended.
+    return json.dumps([patient.config, patient.tokenizer])  # As text, because 512.0 == 512 but must be fixed.
 
 
 def _write(file: Path, content: Mapping[str, Any]) -> None:

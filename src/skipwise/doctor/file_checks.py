@@ -1,4 +1,4 @@
-"""The checks of a checkpoint's files. Each check gives a verdict, and mends a fault if it knows the right value."""
+"""The checks of a checkpoint's files. Each check gives a verdict, and fixes a fault if it knows the right value."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -210,7 +210,7 @@ def _maximum(patient: Patient) -> Finding | None:
     if state.kind in eras.KINDS_WITH_ORIGINAL and state.maximum == state.original:
         detail = f"{state.kind} scales a window of {written} to the same length; one of the two lengths may be lost"
         return Finding("note", detail)
-    if state.maximum <= written or "original" in patient.unmended:
+    if state.maximum <= written or "original" in patient.unfixed:
         return Finding("pass", f"the model handles {written} tokens")
     patient.text[eras.maximum_name({**patient.defaults, **patient.text})] = state.maximum
     if state.kind == "linear":

@@ -52,7 +52,7 @@ def layers(bench: Bench) -> Verdict:
 def mixers(bench: Bench) -> dict[str, nn.Module]:
     """The modules that mix tokens, by path: attention, and its replacements if they take the attention mask.
 
-    They are recognised by what they do, because names differ: such a module takes an `attention_mask`, maps hidden
+    They are recognized by what they do, because names differ: such a module takes an `attention_mask`, maps hidden
     states to hidden states, and contains no other module that does both. (A decoder layer does both, but contains its
     attention.) Modules that only select keys for attention also take the mask, but return indices.
     """

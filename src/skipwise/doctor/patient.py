@@ -1,4 +1,4 @@
-"""The files of a checkpoint under examination: read through `skipwise.rope`, mended in place."""
+"""The files of a checkpoint under examination: read through `skipwise.rope`, fixed in place."""
 
 import json
 import math
@@ -49,14 +49,14 @@ derived from its math models use that base at any window (DeepSeek-R1-Distill-Qw
 
 @dataclass(slots=True)
 class Patient:
-    """A checkpoint's files. Checks mend them in place, so that each check sees what earlier checks have mended.
+    """A checkpoint's files. Checks fix them in place, so that each check sees what earlier checks have fixed.
 
     Attributes:
         config: content of `config.json`.
         tokenizer: content of `tokenizer_config.json`; None if there is none.
         base: config of the base model; None if not available.
         defaults: values that the model's class in transformers uses for settings that the config omits.
-        unmended: names of failed checks whose right value is not known.
+        unfixed: names of failed checks whose right value is not known.
         lifted_from: the maximum, in tokens, before it was raised to what the model handles; None if it was not raised.
     """
 
@@ -64,7 +64,7 @@ class Patient:
     tokenizer: dict[str, Any] | None
     base: Mapping[str, Any] | None
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    unmended: list[str] = field(default_factory=list)
+    unfixed: list[str] = field(default_factory=list)
     lifted_from: int | None = None
 
     @property
@@ -181,7 +181,7 @@ def require_numbers(patient: Patient, folder: str) -> None:
     for holder in (text, *patient.entries):
         for name in (maximum, eras.ORIGINAL, *_NUMBERS):
             value = holder.get(name)
-            # Lengths written as text are mended by a check.
+            # Lengths written as text are fixed by a check.
             is_right_kind = not isinstance(value, bool | str) or (isinstance(value, str) and name not in _NUMBERS)
             if value is not None and not (is_right_kind and (number(value) or 0) > 0):
                 raise CheckpointError(f"config.json of {folder!r} has {name} {value!r}; write a number above 0")

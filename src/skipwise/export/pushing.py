@@ -63,7 +63,7 @@ def find_destination(name: str, to: str, *, public: bool = False) -> Destination
     except HFValidationError as error:
         raise ConfigError(f"--push is {name!r}; give OWNER/NAME ({first_line(error)})") from error
     if "/" not in name:
-        raise ConfigError(f"--push is {name!r}; give OWNER/NAME, where OWNER is you or your organisation on the hub")
+        raise ConfigError(f"--push is {name!r}; give OWNER/NAME, where OWNER is you or your organization on the hub")
     if constants.is_offline_mode():
         raise ConfigError("--push needs the hub, but HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set; unset it to push")
     if not get_token():
@@ -161,7 +161,7 @@ def _interrupted(name: str, error: Exception, token: str | None) -> str:
 
 
 def _check_owner(name: str, who: dict[str, Any]) -> None:
-    """Raises if the owner is neither the token's user nor an organisation where they may write."""
+    """Raises if the owner is neither the token's user nor an organization where they may write."""
     owner = name.partition("/")[0]
     organisations = {one.get("name"): one.get("roleInOrg") for one in who.get("orgs", ())}
     own = [who["name"], *(one for one, role in organisations.items() if role != _READ_ONLY)]

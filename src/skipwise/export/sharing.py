@@ -15,7 +15,7 @@ from skipwise.errors import CheckpointError
 from skipwise.export import RECORD_FILE as EXPORT_FILE
 from skipwise.export.modelfile import FILE as MODELFILE
 from skipwise.records.runs import RECORD_FILE
-from skipwise.report.quantities import settings_text
+from skipwise.report.model_card import data_text
 
 CARD, NOT_NAMED = "README.md", "(not named)"
 # Names of documents that are shorter and have neither a dot nor a slash are words, such as `docs`.
@@ -166,7 +166,7 @@ def _without_sources(card: str, record: Mapping[str, Any]) -> str:
         return card
     count, documents = iter(range(1, 1000)), record.get("corpus", {}).get("documents")
     told = f"{f'{documents:,} documents' if documents else 'documents'} {NOT_NAMED}"
-    data = f"- Data: {told}, {settings_text(shared_record(record)['config']['data'])}"
+    data = f"- Data: {data_text(shared_record(record)['config']['data'], told)}"
     card = re.sub(r"(?m)^- Data: .*$", lambda _: data, card)
     return re.sub(r"(?m)^- Drawn from .*?: (?=\d)", lambda _: f"- Drawn from source {next(count)}: ", card)
 

@@ -4,7 +4,7 @@ Their folders contain custom code, which is never run. The architecture is publi
 differences:
 
 - `W_pack` stacks the query, key and value projections in one weight. Llama has three weights.
-- The head of version 2 (`NormHead`) normalises its rows in every forward pass. Here they are normalised once.
+- The head of version 2 (`NormHead`) normalises its rows in every forward pass. Here they are normalized once.
 
 Rotary positions are Llama's, with base 10000. The 13B models use ALiBi instead and are refused. An extended Baichuan is
 saved as a Llama checkpoint, which every reader of Llama loads unchanged.
@@ -86,9 +86,9 @@ def llama_weights(config: Mapping[str, Any], place: ModelSource) -> dict[str, Te
 
     Raises:
         CheckpointError: there are no weights, or a file is damaged or contains more than tensors.
-        UnsupportedModelError: it cannot be determined whether the rows of the head are normalised.
+        UnsupportedModelError: it cannot be determined whether the rows of the head are normalized.
     """
-    normalised = _has_normalised_head(config, place)
+    normalized = _has_normalised_head(config, place)
     weights: dict[str, Tensor] = {}
     for file in _weight_files(place):
         try:
@@ -101,7 +101,7 @@ def llama_weights(config: Mapping[str, Any], place: ModelSource) -> dict[str, Te
             ) from error
         for name, tensor in stored.items():
             weights.update(_renamed(name, tensor))
-    if normalised and "lm_head.weight" in weights:
+    if normalized and "lm_head.weight" in weights:
         # In float32 whatever the stored dtype, so that rounding to the requested dtype happens only once.
         weights["lm_head.weight"] = functional.normalize(weights["lm_head.weight"].float(), dim=1)
     return weights
@@ -168,7 +168,7 @@ def _has_normalised_head(config: Mapping[str, Any], place: ModelSource) -> bool:
     if names in ({"BaiChuanForCausalLM"}, {"BaichuanForCausalLM"}):
         return names == {"BaichuanForCausalLM"}
     raise UnsupportedModelError(
-        f"model {str(place)!r} (model type {BAICHUAN}) does not say whether the rows of its head are normalised, as in "
+        f"model {str(place)!r} (model type {BAICHUAN}) does not say whether the rows of its head are normalized, as in "
         "version 2: put its modeling_baichuan.py beside the weights (it is searched, not run)"
     )
 

@@ -78,7 +78,7 @@ def with_rope(model: PreTrainedModel, interpolation: Interpolation, window: Wind
     """Builds a model with another interpolation around the same parameter tensors.
 
     Args:
-        model: a plain model, neither quantised nor wrapped by an adapter library.
+        model: a plain model, neither quantized nor wrapped by an adapter library.
         interpolation: how the rotary table is stretched. If the model is already extended, the interpolation must be of
             the same kind; it is computed from the base model again.
         window: the lengths that the interpolation is for.
@@ -88,7 +88,7 @@ def with_rope(model: PreTrainedModel, interpolation: Interpolation, window: Wind
         other. Hooks, compiled forwards and gradient checkpointing stay with the old model.
 
     Raises:
-        ConfigError: the model is wrapped or quantised, or its config cannot hold this interpolation.
+        ConfigError: the model is wrapped or quantized, or its config cannot hold this interpolation.
     """
     return _rebuilt(model, lambda config: extended_config(config, interpolation, window))
 
@@ -111,8 +111,8 @@ def _rebuilt(model: PreTrainedModel, change: Callable[[PreTrainedConfig], PreTra
     """Builds the model again from a changed config, around the same parameters."""
     if hasattr(model, "peft_config") or getattr(model, "is_quantized", False):
         raise ConfigError(
-            "the model has an adapter or quantised weights and cannot be built from another config; merge the adapter "
-            "or dequantise the weights first",
+            "the model has an adapter or quantized weights and cannot be built from another config; merge the adapter "
+            "or dequantize the weights first",
             page="quantized-checkpoint",
         )
     parameters = dict(model.named_parameters(remove_duplicate=False))

@@ -120,7 +120,7 @@ _CONVERTED = {
     ),
     BAICHUAN: (
         "This model was a Baichuan, a folder with code of its own, and is stored as the Llama model that computes the "
-        "same function: its packed projections are apart, and where the rows of its head were normalised in every pass "
+        "same function: its packed projections are apart, and where the rows of its head were normalized in every pass "
         "they are so now. Load it as it is (model type llama), with any program that reads Llama; it needs no code and "
         "no trust_remote_code."
     ),

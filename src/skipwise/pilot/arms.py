@@ -16,10 +16,10 @@ from skipwise.pilot.schedule import RESERVE, Schedule, Training, fixed_seconds, 
 from skipwise.pilot.state import SUITES, PilotFolder
 from skipwise.window import Window
 
-BASE, UNTRAINED, RECIPE = "base", "interpolation-only", "recipe"
-NAMES = {BASE: "base", UNTRAINED: "interpolation only", RECIPE: "extended"}
+BASE, UNTRAINED, EXTENDED = "base", "interpolation-only", "extended"
+NAMES = {BASE: "base", UNTRAINED: "interpolation only", EXTENDED: "extended"}
 # A part that is measured on so many arms is measured on these.
-_ARMS = {BASE: 3, UNTRAINED: 2, RECIPE: 1}
+_ARMS = {BASE: 3, UNTRAINED: 2, EXTENDED: 1}
 # What is measured on few samples may seem quicker than what comes after is.
 _FASTEST = 0.5
 # Part of the reserve that optional measurements may use.
@@ -51,13 +51,13 @@ def comparison_of(
     run["validation"] = {"lengths": [tokens], "num_documents": number, "every_steps": 0}
     if window.train != resolved.resolve_window(window.original).train:
         run["window"] = window.train
-    recipe = {"name": RECIPE, "like": "recipe", "recipe": resolved.recipe}
-    recipe |= {"data": {"retrieval": resolved.data.retrieval}}
+    extended = {"name": EXTENDED, "like": "recipe", "recipe": resolved.recipe}
+    extended |= {"data": {"retrieval": resolved.data.retrieval}}
     return Comparison.from_mapping(
         {
             **{name: value for name, value in run.items() if name not in ("output", "recipe", "seed")},
-            "arms": [BASE, UNTRAINED, recipe],
-            "reference": RECIPE,
+            "arms": [BASE, UNTRAINED, extended],
+            "reference": EXTENDED,
             "seeds": [resolved.seed],
             "evaluation": {"tasks": [], "regression": False},
             "output": str(folder),
@@ -95,7 +95,7 @@ class Pacer:
         self.folder.keep(marks={**self.folder.kept.get("marks", {}), name: used})
         parts = [part for part in self.parts(name) if part.name not in dropped]
         steps = None
-        if name == RECIPE:
+        if name == EXTENDED:
             steps = self.folder.kept.get("steps") or self._steps(left, parts)
             self.folder.keep(steps=steps)
         said = f"; {steps} training steps of {self.schedule.batch} windows" if steps else ""
@@ -130,13 +130,13 @@ class Pacer:
         """What an arm was planned to take, but for the steps; the least of it, or all."""
         fixed = fixed_seconds(self.wanted, self.schedule.measures, self.costs)
         measured = sum(part.seconds for part in self.parts(arm) if not (least and part.optional))
-        return measured + fixed["training" if arm == RECIPE else NAMES[arm]]
+        return measured + fixed["training" if arm == EXTENDED else NAMES[arm]]
 
     def _least_after(self, arm: str) -> float:
         """Seconds that what must come after an arm takes."""
         later = list(NAMES)[list(NAMES).index(arm) + 1 :]
         fixed = fixed_seconds(self.wanted, self.schedule.measures, self.costs)
-        trained = self.training.least if RECIPE in later else 0.0
+        trained = self.training.least if EXTENDED in later else 0.0
         return fixed["the page"] + trained + sum(self._seconds(one, least=True) for one in later)
 
     def _steps(self, left: float, parts: Sequence[Part]) -> int:
@@ -155,4 +155,4 @@ class Pacer:
         if BASE not in marks:
             return 1.0
         planned = sum(self._seconds(arm, least=False) for arm in (BASE, UNTRAINED))
-        return max(_FASTEST, (marks[RECIPE] - marks[BASE]) / planned)
+        return max(_FASTEST, (marks[EXTENDED] - marks[BASE]) / planned)

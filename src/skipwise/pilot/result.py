@@ -11,7 +11,7 @@ import torch
 from skipwise.compare.worker import Outcome
 from skipwise.config import RunConfig
 from skipwise.files import replace_file
-from skipwise.pilot.arms import RECIPE, Pacer
+from skipwise.pilot.arms import EXTENDED, Pacer
 from skipwise.pilot.asked import PilotConfig
 from skipwise.pilot.full_run import full_job, full_run_here
 from skipwise.pilot.preparing import Prepared
@@ -60,7 +60,7 @@ class PilotResult:
 def finish(config: PilotConfig, prepared: Prepared, schedule: Schedule, pacer: Pacer, command: str) -> PilotResult:
     """Writes `pilot.json` and the page, once all arms are done."""
     run, job, folder = prepared.run, full_job(prepared.run), pacer.folder
-    outcome = Outcome.read(config.output / "arms" / RECIPE / f"seed-{run.seed}")
+    outcome = Outcome.read(config.output / "arms" / EXTENDED / f"seed-{run.seed}")
     assert outcome is not None
     costs, window = prepared.costs, prepared.trained_window(schedule.small).train
     # A small pilot may have trained shorter windows than the full run has.

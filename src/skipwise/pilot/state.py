@@ -85,6 +85,6 @@ def check_folder(path: Path, asked: Mapping[str, Any] | None = None) -> None:
             names = {name: f"the {name}" for name in wanted} | {"run": "the run's settings", "seconds": "the time"}
             raise ConfigError(
                 f"the pilot in {str(path)!r} was begun with another setting of {', '.join(names[c] for c in changed)}; "
-                "go on with its own, or begin another with --output",
+                "continue it with its own, or begin another with --output",
                 page="run-changed",
             )

@@ -62,10 +62,10 @@ _SENTENCES = {
     "serves": "Serving: one request of {target} fits on {serving_on}.",
     "does not serve": "Serving one request of {target} does not fit on {serving_on}{instead}.",
     "two modes": "Serve two modes: requests of up to {present} tokens, answer included, go to the unchanged base "
-    "model, which is never better stretched; longer ones go to the extended model. A server whose requests are no "
-    "longer than {present} holds {short_gain} times as many at once.",
+    "model, so their answers stay as they are; longer ones go to the extended model. With requests of at most "
+    "{present} tokens, {short_gain} times as many fit at once.",
     "worse": "What gets worse: perplexity of short text by a few per cent (less with more steps or a smaller target), "
-    "and retrieval, the longer the text. The training loss shows neither, so measure both.",
+    "and retrieval, more so in longer text. The training loss shows neither, so measure both.",
     "choose": "Nothing is to be run yet: choose one of the settings that fit, and plan again.",
     "before": "Before the large run: `skipwise doctor` on this model and machine. Then 100 steps of this config, and "
     "`skipwise eval` for perplexity and passkeys at the target, and with `--task regression` against the base. "

@@ -1,7 +1,7 @@
 """What `skipwise compare` leaves as `comparison.json`: arms, paired differences, costs and failures."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, FiniteFloat
@@ -116,6 +116,12 @@ class Difference:
     def is_log_ratio(self) -> bool:
         """Whether it is a logarithm of a ratio, written in per cent."""
         return self.metric == "perplexity"
+
+    @property
+    def turned(self) -> "Difference":
+        """The same difference, of the reference against the arm."""
+        low, high = (None if end is None else -end for end in (self.ci_high, self.ci_low))
+        return replace(self, arm=self.reference, reference=self.arm, value=-self.value, ci_low=low, ci_high=high)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

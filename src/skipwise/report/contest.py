@@ -253,7 +253,7 @@ class Contest:
         names = (self.extended.name, over.name)
         for one in self.evidence.differences:
             if one.task == task and one.length_tokens == length and {one.arm, one.reference} == {*names}:
-                return _turned(one) if one.reference == self.extended.name else _estimate(one)
+                return _estimate(one.turned if one.reference == self.extended.name else one)
         return None
 
 
@@ -301,9 +301,3 @@ def _log(record: EvalResult) -> Estimate:
 
 def _estimate(one: Difference) -> Estimate:
     return Estimate(one.value, one.ci_low, one.ci_high)
-
-
-def _turned(one: Difference) -> Estimate:
-    """A difference the other way round."""
-    low, high = (None if end is None else -end for end in (one.ci_high, one.ci_low))
-    return Estimate(-one.value, low, high)

@@ -37,7 +37,7 @@ from typing import Any, Literal, NamedTuple
 
 from skipwise.records.stats import wilson
 from skipwise.report.commands import next_command, seconds_to_tell
-from skipwise.report.contest import TASKS, Contest, Count, samples_to_tell
+from skipwise.report.contest import TASKS, Contest, Count, minus, samples_to_tell
 from skipwise.report.evidence import PERPLEXITY, Arm, Evidence
 from skipwise.report.quantities import shortened
 from skipwise.report.samples import RELATIVE_SHARE, fails, least_samples, passes
@@ -51,6 +51,9 @@ MOST_LEFT_OUT = 3
 
 EARLY_SHARE = 0.1
 """Below this share of the full run's steps, a loss may be one that training only passes through."""
+
+_COULD_GO = ("unasked", "few", "no_gain", "worse_so_far", "undecided", "falls_short")
+"""Rules of a "not yet" that more right answers would turn into a go."""
 
 NOTICED = math.log(1.01)
 """How much more perplexity counts as worse, as a logarithm of the ratio: pairs by document tell less than that."""
@@ -300,10 +303,34 @@ def _reasons(contest: Contest, ruling: Ruling) -> list[str]:
         "noticed": NOTICED,
         "unable": {task: count for task in TASKS if (count := contest.unable(task))},
         "most": MOST_LEFT_OUT,
+        "go": _to_go(contest, ruling, extended, (base, interpolated)),
     }
     facts["left_out"] = evidence.pilot.left_out if evidence.pilot else ()
     told = [*say(f"decision.rules.{ruling.rule}", **facts), *say("decision.reasons", **facts)]
     return [*told, *(facts["left_out"] if len(facts["left_out"]) <= MOST_LEFT_OUT else ())]
+
+
+def _to_go(
+    contest: Contest, ruling: Ruling, extended: Count | None, others: Sequence[Count | None]
+) -> dict[str, Any] | None:
+    """The least number of right answers at which a pilot says go, by `_of_a_better_model`; None where that is moot.
+
+    Where nothing was asked, the base is taken to answer all within its own window, and no other arm any at the target.
+    """
+    pilot = contest.evidence.pilot
+    if pilot is None or ruling.rule not in _COULD_GO:
+        return None
+    number, asked = extended.of if extended else least_samples(), contest.count(contest.base, contest.short)
+    short = asked.share if asked else wilson(number, number)
+    known = [other.share for other in others if other] or [wilson(0, number)]
+
+    def would_go(right: int) -> bool:
+        share = wilson(right, number)
+        enough = 2 * share.value >= short.value if pilot.share_trained < 1 else passes("relative", share, short)
+        return enough and all((minus(share, other).low or 0.0) > 0 for other in known)
+
+    right = next(filter(would_go, range(number + 1)), None)
+    return {"right": right, "of": number, "assumed": extended is None or asked is None}
 
 
 def _needed(extended: Count | None, *others: Count | None) -> int | None:

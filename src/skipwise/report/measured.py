@@ -163,17 +163,20 @@ def _effective_text(found: EffectiveLength) -> str:
 
 
 def differences_section(evidence: Evidence) -> Iterator[Section]:
-    """Every arm against the reference, paired by document or prompt."""
+    """Every arm against the reference, paired by document or prompt; in a pilot the extended model against each."""
     groups: dict[str, list[Difference]] = {}
     for one in evidence.differences:
-        groups.setdefault(Measure(one.task, one.metric).title, []).append(one)
+        # As the decision above says it.
+        shown = one.turned if evidence.pilot else one
+        groups.setdefault(Measure(one.task, one.metric).title, []).append(shown)
     if groups:
         yield section(
             "differences",
             figures=[_differences_figure(evidence, title, of_group) for title, of_group in groups.items()],
-            tables=[_differences_table(title, of_group) for title, of_group in groups.items()],
-            first=evidence.differences[0],
+            tables=[_differences_table(evidence, title, of_group) for title, of_group in groups.items()],
+            first=next(iter(groups.values()))[0],
             groups=groups,
+            turned=evidence.pilot is not None,
         )
 
 
@@ -184,23 +187,31 @@ def _differences_figure(evidence: Evidence, title: str, group: Sequence[Differen
     panels, beyond = [], False
     for length in dict.fromkeys((at[-1], *within)):
         dots = [
-            Line(name=one.arm, index=evidence.number(one.arm), points=[Point(length, *scaled(one))])
+            Line(name=name, index=evidence.number(name), points=[Point(length, *scaled(one))])
             for one in group
+            for name in [_other(evidence, one)]
             if one.length_tokens == length
         ]
         beyond |= axis_edges(dots) is not None
-        x_title = f"{'per cent' if first.is_log_ratio else 'points'} more than {first.reference}"
+        unit = "per cent" if first.is_log_ratio else "points"
+        x_title = f"{unit}, {first.arm} against each" if evidence.pilot else f"{unit} more than {first.reference}"
         panels.append(dot_panel(dots, title=f"{title}, {length_label(length)} tokens", x_title=x_title))
-    (caption,) = say("differences.caption", title=title, first=first, beyond=beyond)
+    (caption,) = say("differences.caption", title=title, first=first, beyond=beyond, turned=evidence.pilot is not None)
     return Figure(caption=caption, panels=tuple(panels))
 
 
-def _differences_table(title: str, group: Sequence[Difference]) -> Table:
+def _other(evidence: Evidence, one: Difference) -> str:
+    """The arm that names a row: that against the reference, in a pilot that which the extended model stands against."""
+    return one.reference if evidence.pilot else one.arm
+
+
+def _differences_table(evidence: Evidence, title: str, group: Sequence[Difference]) -> Table:
     rows: dict[str, dict[int, str]] = {}
     for one in group:
-        rows.setdefault(one.arm, {})[one.length_tokens] = difference_text(one, with_unit=False)
+        rows.setdefault(_other(evidence, one), {})[one.length_tokens] = difference_text(one, with_unit=False)
     unit = "per cent" if group[0].is_log_ratio else "points"
-    return by_length(f"{title}: {unit} more than {group[0].reference}, with 95% intervals", [*rows.items()])
+    against = f"{group[0].arm} against each, in {unit}" if evidence.pilot else f"{unit} more than {group[0].reference}"
+    return by_length(f"{title}: {against}, with 95% intervals", [*rows.items()])
 
 
 def regression_section(evidence: Evidence) -> Iterator[Section]:

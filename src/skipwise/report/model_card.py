@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import yaml
 
@@ -66,7 +67,7 @@ def write_model_card(
         **({} if attention_factor is None else {_FACTOR.removesuffix(":"): attention_factor}),
         "Positions": settings_text(sampler),
         "Tuning": settings_text(tuning),
-        "Data": settings_text(data),
+        "Data": data_text(data),
         **{f"Drawn from {source}": told for source, told in drawn.items()},
     }
     path = folder / "README.md"
@@ -84,6 +85,30 @@ def write_model_card(
     )
     path.write_text(text, encoding="utf-8", errors="backslashreplace")
     return path
+
+
+def data_text(data: Mapping[str, Any], sources: str | None = None) -> str:
+    """What was trained on, as a sentence; defaults that few readers ask for are in `skipwise.json`.
+
+    Args:
+        data: settings of `data`, complete or in part.
+        sources: words for the sources; None for their names in the settings.
+    """
+    named = data.get("source")
+    names = [named] if isinstance(named, str) else list(named or ())
+    told = ["Python's own sources (stdlib)" if name == "stdlib" else str(name) for name in names]
+    parts = [sources or ", ".join(told) or "the sources below"]
+    if data.get("format") == "conversations":
+        parts.append("as conversations in the model's chat template")
+    if data.get("join"):
+        parts.append("short documents joined")
+    if min_tokens := data.get("min_tokens"):
+        parts.append(f"documents of at least {min_tokens} tokens")
+    if held_out := data.get("held_out"):
+        parts.append(f"{held_out:.0%} of the documents held out of training")
+    if retrieval := data.get("retrieval"):
+        parts.append(f"{retrieval:.0%} of the windows generated as retrieval exercises")
+    return "; ".join(parts)
 
 
 def state_effective_length(folder: Path, found: Sequence[EffectiveLength]) -> None:

@@ -131,7 +131,7 @@ def _record(folder: Path, found: Calibration) -> None:
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"the config has the factor, but the record of the choice in {str(folder)!r} cannot be written ({error}); "
-            "mend that and calibrate with --again",
+            "fix that and calibrate with --again",
             page="cannot-write",
         ) from error
     state_attention_factor(folder, found.line)

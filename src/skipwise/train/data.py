@@ -155,8 +155,8 @@ def _told(store: TokenStore | DocumentStream, sources: Sources) -> str:
     }
     labels = f" (about {store.label_share:.0%} labels)" if store.has_turns else ""
     reasons = ", ".join(f"{number:,} {reason}" for reason, number in dropped.items() if number)
-    line = f"training on {counts.text}, {counts.tokens:,} tokens{labels}; of {counts.seen:,} seen "
-    line += f"{reasons} are left out" if reasons else "none is left out"
+    line = f"training on {counts.text}, {counts.tokens:,} tokens{labels}"
+    line += f"; not used of {counts.seen:,}: {reasons}" if reasons else "; all are used"
     if kinds := kinds_line(sources.kinds_passed_over):
         line += f"; files of unsupported kinds: {kinds}"
     unreadable = sources.passed_over()

@@ -53,7 +53,7 @@ def newest_sound(folder: Path, warn: Callable[[str], None]) -> Path | None:
             if (reason := damage(checkpoint)) is None:
                 found = [checkpoint]
                 break
-            warn(f"{checkpoint.name} is damaged ({reason}) and passed over; the one before it is used")
+            warn(f"{checkpoint.name} is damaged ({reason}) and skipped; the one before it is used")
     if state.num_processes > 1:
         from torch.distributed import broadcast_object_list
 
@@ -110,11 +110,11 @@ def whole_or_not_at_all(run_folder: Path, step: int) -> Iterator[Path]:
         if state.is_main_process:
             shutil.rmtree(staged.parent, ignore_errors=True)
         older = sealed_checkpoints(run_folder)
-        kept = f"{older[max(older)].name} is whole; go on from it with --resume" if older else "there is none before it"
+        kept = f"{older[max(older)].name} is complete; continue with --resume" if older else "there is none before it"
         reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(
-            f"the checkpoint of step {step} cannot be written to {str(run_folder)!r}: {reason}. Make room or mend the "
-            f"disk; {kept}",
+            f"the checkpoint of step {step} cannot be written to {str(run_folder)!r}: {reason}. Make room or repair "
+            f"the disk; {kept}",
             page="cannot-write",
         ) from error
 

@@ -21,7 +21,7 @@ class TooMuchAtATimeError(CheckpointError):
     """Memory ran out, and less at a time may fit.
 
     Attributes:
-        less: what to go on with, for `RunFolder.remember`.
+        less: what to continue with, for `RunFolder.remember`.
     """
 
     page = "out-of-memory"
@@ -59,15 +59,16 @@ def fewer_at_a_time(trainer: "SkipwiseTrainer", first_step: int) -> Iterator[Non
         raise _too_wide(tokens, curriculum.window_tokens, words, arguments.world_size)
     if step - first_step > _FIRST_STEPS:
         raise CheckpointError(
-            f"there is no memory for step {step} ({words}), and for those before there was: where `growth` makes "
-            "windows wider, give it less, split windows by parallel.context, or the model by --launch fsdp2; where "
-            "others took it, go on by --resume",
+            f"there is no memory for step {step} ({words}), although the steps before it fitted; if `growth` makes its "
+            "windows wider, choose narrower ones, split windows by parallel.context, or shard the model by --launch "
+            "fsdp2; if other programs took the memory, continue with --resume",
             page="out-of-memory",
         )
     if tried == 1:
         raise CheckpointError(
             f"there is no memory for a single window ({words}); train on a shorter window, with --tuning lora, in "
-            "bfloat16, split it by parallel.context, or the model by --launch fsdp2; `skipwise plan` tells what fits",
+            "bfloat16, split it by parallel.context, or shard the model by --launch fsdp2; `skipwise plan` says "
+            "what fits",
             page="out-of-memory",
         )
     raise _too_many(tried, arguments.gradient_accumulation_steps, arguments.world_size, trainer.num_groups)
@@ -77,8 +78,8 @@ def _too_wide(tokens: int, window_tokens: int, words: str, processes: int) -> To
     """Halves grown windows, down to the training window at most."""
     narrower = max(window_tokens, tokens // 2)
     return TooMuchAtATimeError(
-        f"there is no memory for a single window of {tokens} tokens, to which `growth` comes ({words}): "
-        f"{_goes_on(processes)} with windows of {narrower} at most",
+        f"there is no memory for a single window of {tokens} tokens, the widest of `growth` ({words}): "
+        f"{_continues(processes)} with windows of at most {narrower} tokens",
         {"widest_tokens": narrower},
     )
 
@@ -88,14 +89,14 @@ def _too_many(tried: int, times: int, processes: int, groups: int) -> TooMuchAtA
     windows = tried * times
     most = max(fewer for fewer in range(1, tried // 2 + 1) if windows % fewer == 0)
     return TooMuchAtATimeError(
-        f"there is no memory for {tried} windows at a time: {_goes_on(processes)} with {most}, {windows // most} times "
-        f"a step in each process, and the {windows * groups} windows of a step stay the same",
+        f"there is no memory for {tried} windows at a time: {_continues(processes)} with {most}, "
+        f"{windows // most} times per step in each process; a step still has {windows * groups} windows",
         {"most_at_a_time": most},
     )
 
 
-def _goes_on(processes: int) -> str:
-    return "going on" if processes == 1 else "start it anew by --resume, as --max-restarts does, and it goes on"
+def _continues(processes: int) -> str:
+    return "continuing" if processes == 1 else "resume it with --resume, as --max-restarts does, and it continues"
 
 
 def smaller_batches(config: RunConfig, most: int | None) -> RunConfig:

@@ -95,7 +95,7 @@ class RunFolder:
             raise self._cannot_write(f"{str(nearest)!r} is no folder that you may write in; give another with --output")
         if taken:
             run = self.run.is_begun
-            cure = "; go on with --resume, or give" if run else ", and holds no run to go on with; give"
+            cure = "; continue with --resume, or give" if run else ", and holds no run to continue; give"
             raise ConfigError(
                 f"output folder {str(self.path)!r} is not empty{cure} another with --output", page="output-taken"
             )
@@ -187,7 +187,7 @@ class RunFolder:
         # Runs of earlier versions do not say.
         if (before := begun.get("windows", windows)) != windows:
             raise ConfigError(
-                f"the run in {str(self.path)!r} was begun with {before} windows a step and would go on with "
+                f"the run in {str(self.path)!r} was begun with {before} windows a step and would continue with "
                 f"{windows}: choose training.gradient_accumulation_steps, or per_device_train_batch_size, so that "
                 f"over {_processes().num_processes} processes they are {before} again",
                 page="run-changed",

@@ -143,7 +143,7 @@ class StepGuard(TrainerCallback):
         step, what = state.global_step + 1, f"the loss is {loss:.4g}"
         if math.isfinite(loss):
             usually = f", where {highest - self._config.rise:.4g} was usual"
-            what += usually if loss > highest else ", and its gradient is no number"
+            what += usually if loss > highest else ", and its gradient is not finite"
         items = self._items_to_blame(highest, args)
         self._bad_items.add(step, loss, items)
         bad = sorted(map(int, self._bad_items.bad_steps))
@@ -152,16 +152,16 @@ class StepGuard(TrainerCallback):
         taken = bool(args.deepspeed)
         if len(bad) < self._config.bad_steps and not taken:
             self._say(
-                f"{told}: nothing is learnt from it; its items are in {where} "
+                f"{told}, and the optimizer skips it; its items are in {where} "
                 f"({len(bad)} of {self._config.bad_steps} bad steps that end the run)"
             )
             return
-        others = "" if len(bad) == 1 else f", as {len(bad)} steps have gone wrong ({', '.join(map(str, bad))})"
-        learnt = "and DeepSpeed has taken the step" if taken else "and nothing was learnt from it"
+        others = "" if len(bad) == 1 else f"; {len(bad)} steps have gone wrong ({', '.join(map(str, bad))})"
+        skipped = "DeepSpeed took the step" if taken else f"the optimizer skipped {'it' if len(bad) == 1 else 'them'}"
         raise CheckpointError(
-            f"{told}{others}, {learnt}: their items are in {where}; continue from the last checkpoint without them by "
-            "--resume --skip-bad-items, or begin again with another --output and a lower training.learning_rate, in "
-            "float32 or bfloat16",
+            f"{told}{others}, and {skipped}: the items are in {where}; continue from the last checkpoint without them "
+            "by --resume --skip-bad-items, or start again with another --output and a lower training.learning_rate, "
+            "in float32 or bfloat16",
             page="loss-exploded",
         )
 

@@ -214,8 +214,8 @@ def _bad_items(folder: RunFolder, config: RunConfig, skip: bool) -> BadItems:
         logger.info(f"continuing without the {len(bad_items.skip()):,} windows of steps that failed")
     elif folder.is_to_be_resumed and len(bad_items.bad_steps) >= config.guard.bad_steps:
         raise CheckpointError(
-            f"{len(bad_items.bad_steps)} steps have gone wrong, and starting anew does not mend them: their items are "
-            f"in {str(bad_items.path)!r}; go on without them by --resume --skip-bad-items",
+            f"{len(bad_items.bad_steps)} steps have gone wrong, and starting anew does not help: their items are "
+            f"in {str(bad_items.path)!r}; continue without them by --resume --skip-bad-items",
             page="loss-exploded",
         )
     return bad_items
