@@ -537,3 +537,14 @@ def test_a_kind_that_later_arms_were_not_asked_does_not_count() -> None:
         "At 32k the extended model answers 20 of 20 questions about your documents, the base 0;"
     )
     assert "was not asked the same" not in " ".join(decision.reasons)
+
+
+@pytest.mark.parametrize(("arm", "short", "is_told"), [(None, 5.7, True), (None, 7.9, False), ("plain", 5.7, False)])
+def test_text_that_was_learned_within_the_window_is_not_taken_for_length(
+    arm: str | None, short: float, is_told: bool
+) -> None:
+    arms = {} if arm is None else {"short windows": ComparedArm(like=arm, trained=True)}
+    found = decide(evidence(list(perplexity(8, 251)), list(perplexity(8, 9)), list(perplexity(short, 5)), arms=arms))
+    assert found is not None
+    assert any("knowledge of the text" in reason for reason in found.reasons) == is_told
+    assert found.gets_worse[0].startswith("On short text of 4k tokens no loss shows")

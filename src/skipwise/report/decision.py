@@ -42,7 +42,7 @@ from skipwise.report.evidence import PERPLEXITY, Arm, Evidence
 from skipwise.report.quantities import shortened
 from skipwise.report.samples import RELATIVE_SHARE, fails, least_samples, passes
 from skipwise.report.words import say
-from skipwise.report.worse import what_gets_worse
+from skipwise.report.worse import short_perplexities, what_gets_worse
 
 Outcome = Literal["go", "not yet", "no"]
 
@@ -54,6 +54,9 @@ EARLY_SHARE = 0.1
 
 _COULD_GO = ("unasked", "few", "no_gain", "worse_so_far", "undecided", "falls_short")
 """Rules of a "not yet" that more right answers would turn into a go."""
+
+LEARNED_RATIO = 0.95
+"""Perplexity beside the base's, within its window, below which training taught the text itself."""
 
 NOTICED = math.log(1.01)
 """How much more perplexity counts as worse, as a logarithm of the ratio: pairs by document tell less than that."""
@@ -299,6 +302,7 @@ def _reasons(contest: Contest, ruling: Ruling) -> list[str]:
         "beside": contest.perplexity_ratio(contest.interpolated),
         "rise": contest.perplexity_rise(),
         "damage": contest.perplexity_beside_short(contest.interpolated),
+        "learned": _learned(contest),
         "missing": _missing(contest),
         "noticed": NOTICED,
         "unable": {task: count for task in TASKS if (count := contest.unable(task))},
@@ -308,6 +312,18 @@ def _reasons(contest: Contest, ruling: Ruling) -> list[str]:
     facts["left_out"] = evidence.pilot.left_out if evidence.pilot else ()
     told = [*say(f"decision.rules.{ruling.rule}", **facts), *say("decision.reasons", **facts)]
     return [*told, *(facts["left_out"] if len(facts["left_out"]) <= MOST_LEFT_OUT else ())]
+
+
+def _learned(contest: Contest) -> tuple[int, Any, Any] | None:
+    """A length within the base's window, and perplexities of base and extended model, if training alone improved it.
+
+    None where an arm of plain short windows was measured, which tells what such training brings.
+    """
+    within = short_perplexities(contest)
+    arms = contest.evidence.comparison.arms if contest.evidence.comparison else {}
+    if within is None or any(arm.like == "plain" for arm in arms.values()):
+        return None
+    return within if within[2].value < LEARNED_RATIO * within[1].value else None
 
 
 def _to_go(

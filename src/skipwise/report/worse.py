@@ -22,14 +22,14 @@ def what_gets_worse(contest: Contest) -> list[str]:
         task=contest.task,
         lost=(lost := max(extended.by_length(Measure("regression", LOG_RATIO)).items(), default=None)),
         same_top=extended.by_length(Measure("regression", "same_top")).get(lost[0]) if lost else None,
-        within=_short_perplexities(contest),
+        within=short_perplexities(contest),
         requests=_requests(contest),
         fallen=_fallen(contest),
         both=_tuning(contest) == "full",
     )
 
 
-def _short_perplexities(contest: Contest) -> tuple[int, Any, Any] | None:
+def short_perplexities(contest: Contest) -> tuple[int, Any, Any] | None:
     """Length, and perplexities of the base and the extended model, within the original window."""
     if contest.base is None or contest.extended is None:
         return None
