@@ -22,6 +22,7 @@ import pytest
 import torch
 from refusals import lines_of
 
+from serve.running import serving
 from skipwise.cli import main
 from skipwise.cli.serve_engines import Asked, llama_cpp
 from skipwise.inference.modes import TwoModes
@@ -193,6 +194,26 @@ def served(place: Path) -> Iterator[Served]:
     started = Served(command, r"long at (http://\S+) ")
     yield started
     started.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["linear", "ntk", "longrope"])
+def test_every_scaling_is_the_files_own(kind: str, tmp_path: Path) -> None:
+    if shutil.which(COMMAND) is None:
+        pytest.skip(f"there is no {COMMAND} here; it comes with llama.cpp")
+    base, tokenizer = load_model("embedded")
+    extended, _ = load_model("embedded", interpolation=INTERPOLATIONS[kind](), window=WINDOW)
+    for name, model in (("base", base), ("long", extended)):
+        gguf.write_gguf(tmp_path / f"{name}.gguf", model, gguf.plan_gguf(model, tokenizer), "f32", name)
+    asked = Asked(model=str(tmp_path / "long.gguf"), base=str(tmp_path / "base.gguf"), name="m", turns=Turns())
+    backend = llama_cpp(asked, "-ctk f32 -ctv f32 --threads 1")
+    modes = TwoModes(base, extended, tokenizer)
+    with serving(tmp_path, backend=backend) as running:
+        for times in (2, 40):
+            ids = tokenizer(TEXT * times + "def write(", verbose=False)["input_ids"]
+            wanted = modes.generate(torch.tensor([ids]), max_new_tokens=STEPS, do_sample=False)[0, len(ids) :]
+            done = running.client().completions.create(model="m", prompt=ids, max_tokens=STEPS, temperature=0)
+            assert done.choices[0].text == tokenizer.decode(wanted, skip_special_tokens=True)
 
 
 @pytest.mark.slow

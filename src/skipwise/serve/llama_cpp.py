@@ -47,8 +47,8 @@ class LlamaCpp(Program):
             *("--ctx-size", str(context), "--parallel", str(self.places[mode]), "--no-kv-unified"),
             # Nothing that one key sent may speed up an answer to another, or be seen.
             *("--no-cache-prompt", "--cache-ram", "0", "--slot-prompt-similarity", "0", "--no-slots", "--no-ui"),
-            # Warnings and errors; prompts are never among them.
-            *("--log-verbosity", "2"),
+            # Errors alone, which hold no prompts.
+            *("--log-verbosity", "1"),
             *self.arguments,
         ]
 
