@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from weakref import WeakSet
 
 from aiohttp import web
 
@@ -25,6 +26,7 @@ if IS_VLLM:
 else:
     MODE, TOKEN = option("--alias"), os.environ["LLAMA_API_KEY"]
     WINDOW = int(option("--ctx-size")) // int(option("--parallel"))
+USED: WeakSet[asyncio.Transport] = WeakSet()
 LOG = Path(os.environ["STANDIN_LOG"])
 
 
@@ -52,6 +54,11 @@ def checked(body: dict[str, object]) -> None:
 
 async def completions(request: web.Request) -> web.StreamResponse:
     trusted(request)
+    assert request.transport is not None
+    if request.transport in USED:
+        # Both programs close a connection that was idle for some seconds, perhaps as the next request is sent.
+        request.transport.abort()
+    USED.add(request.transport)
     body = await request.json()
     checked(body)
     prompt, most = body["prompt"], body["max_tokens"]

@@ -121,7 +121,8 @@ class Front(Backend):
         self._session = aiohttp.ClientSession(
             headers={"Authorization": f"Bearer {self._token}"},
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
-            connector=aiohttp.TCPConnector(limit=0),
+            # A connection for each request: a server closes one that was idle, perhaps as the next request is sent.
+            connector=aiohttp.TCPConnector(limit=0, force_close=True),
             # No proxy from the environment.
             trust_env=False,
         )
