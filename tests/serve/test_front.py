@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import json
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import openai
+import psutil
 import pytest
 
 from serve.running import Running
@@ -250,6 +252,30 @@ def test_its_servers_end_with_it_and_nothing_is_said_of_that(running: Any, capsy
     running.end()
     assert_gone(numbers)
     assert "ended" not in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has gone")
+def test_its_servers_end_even_if_it_is_killed(log: Any) -> None:
+    code = (
+        "import asyncio, os, signal\n"
+        "from serve.test_front import backend\n"
+        "async def run():\n"
+        "    started = backend()\n"
+        "    await started.start()\n"
+        "    print(*(process.pid for process in started._processes), flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "asyncio.run(run())"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    numbers = [int(word) for word in done.stdout.split()]
+    assert len(numbers) == 2, done.stderr
+
+    def is_running(number: int) -> bool:
+        # Nobody may have collected it yet, in a container whose first process does not.
+        return psutil.pid_exists(number) and psutil.Process(number).status() != psutil.STATUS_ZOMBIE
+
+    Running.wait_until(lambda: not any(map(is_running, numbers)))
 
 
 @pytest.mark.parametrize(

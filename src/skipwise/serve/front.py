@@ -6,6 +6,7 @@ a `Program`: the command of a server, its environment, fields of a request, and 
 
 import asyncio
 import contextlib
+import ctypes
 import hmac
 import json
 import os
@@ -16,7 +17,7 @@ import socket
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,7 +132,9 @@ class Front(Backend):
                 port = _free_port()
                 command = self.program.command(mode, port)
                 environment = {**os.environ, **self.program.environment(self._token)}
-                process = await asyncio.create_subprocess_exec(*command, env=environment, start_new_session=True)
+                process = await asyncio.create_subprocess_exec(
+                    *command, env=environment, start_new_session=True, preexec_fn=_ends_with_parent()
+                )
                 self._processes.append(process)
                 self._addresses[mode] = f"http://127.0.0.1:{port}"
             waits = zip(self._modes, self._processes, strict=True)
@@ -317,6 +320,15 @@ async def _message(response: Any) -> str:
         body = await response.json()
         return str((body.get("error") or body).get("message"))[:500]
     return f"status {response.status}"
+
+
+def _ends_with_parent() -> Callable[[], object] | None:
+    """What a new process calls on Linux, so that it gets SIGTERM when this one is gone, killed or not; else None."""
+    if sys.platform != "linux":
+        return None
+    # Looked up here, since little may be done between fork and exec.
+    prctl, set_death_signal = ctypes.CDLL(None).prctl, 1
+    return lambda: prctl(set_death_signal, signal.SIGTERM.value)
 
 
 def _signal(process: asyncio.subprocess.Process, number: int) -> None:
