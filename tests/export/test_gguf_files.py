@@ -13,6 +13,7 @@ pytest.importorskip("gguf", reason="GGUF files are the package gguf's (extra: gg
 from skipwise import export as exports
 from skipwise.errors import CheckpointError, ConfigError, UnsupportedModelError
 from skipwise.export import RECORD_FILE, gguf
+from skipwise.export.earlier import file_of_export
 from skipwise.export.gguf_files import gguf_file, read_tokenizer, read_windows
 from skipwise.model import load_model
 from skipwise.rope import INTERPOLATIONS
@@ -87,6 +88,13 @@ def test_windows_are_those_of_the_extended_model(kind: str, tmp_path: Path) -> N
     width = config.hidden_size // config.num_attention_heads
     values = config.num_hidden_layers * config.num_key_value_heads * 2 * width
     assert found.cache_bytes == 2 * values
+
+
+def test_the_folder_of_an_export_stands_for_its_file(model: Path, made: list[Any], tmp_path: Path) -> None:
+    file = gguf_file(str(model), tmp_path / "long-gguf", print)
+    assert file_of_export(str(tmp_path / "long-gguf")) == str(file)
+    for other in (str(model), str(file), "owner/name"):
+        assert file_of_export(other) == other
 
 
 def test_a_file_that_is_none_is_a_plain_error(tmp_path: Path) -> None:

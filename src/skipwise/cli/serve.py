@@ -10,6 +10,7 @@ from skipwise.cli.keys import KeysOption, default_key_file
 from skipwise.cli.options import option, print_json
 from skipwise.cli.serve_engines import SLOTS, Asked, check_flags, embedded, llama_cpp, vllm
 from skipwise.errors import ConfigError
+from skipwise.export.earlier import file_of_export
 from skipwise.model.place import find_place
 
 if TYPE_CHECKING:
@@ -123,6 +124,8 @@ def serve(
 
     Example: skipwise serve ./my-model-32k --engine llama-cpp --dtype q8_0
     """
+    if engine == "llama-cpp":
+        model, base = file_of_export(model), base and file_of_export(base)
     _check_model_and_packages(model, base)
     kind = cache if cache != "dynamic" else ""
     check_flags(

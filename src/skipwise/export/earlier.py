@@ -1,4 +1,4 @@
-"""Whether a folder has an export already. This module loads no library, so it can be asked early."""
+"""What an export left in a folder. This module loads no library, so it can be asked early."""
 
 import json
 from pathlib import Path
@@ -29,6 +29,13 @@ def is_export_of(
         adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")) if same else {}
         same = adapter.get("r") == rank
     return same and dtype in (None, record["dtype"])
+
+
+def file_of_export(place: str) -> str:
+    """The .gguf file of an export's folder; any other place of a model as it is."""
+    folder = Path(place).expanduser()
+    files = [*folder.glob("*.gguf")] if (folder / RECORD_FILE).is_file() else []
+    return str(files[0]) if len(files) == 1 else place
 
 
 def _is_newer(source: Path, export: Path) -> bool:
