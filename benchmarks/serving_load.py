@@ -1,12 +1,16 @@
-"""Load test of `skipwise serve`: short requests beside long ones, with and without fair turns; and a soak test.
+"""Load test of `skipwise serve`: short requests beside long ones, with and without fair turns; a soak test; engines.
 
     python benchmarks/serving_load.py [--seconds 30]
     python benchmarks/serving_load.py --soak 30          # minutes, with 8 clients; prints memory over time
+    python benchmarks/serving_load.py --engines FILE.gguf [--rounds 3]   # transformers beside llama.cpp, in turns
 
 The model is the embedded one at sixteen times its window, by interpolation alone: its answers do not matter, its cost
 does. The server is started by the command line. A quarter of the clients (at least one if there are several) send
 prompts of some 3,900 tokens, the others of some 60. Each asks again as soon as it is answered, half of the time as a
 stream. Every prompt is first asked alone, and every later answer must equal that one.
+
+`--engines` serves a model of any size by the embedded engine and by llama.cpp at once, and asks one after the other in
+each round, with as many threads each: prompts of which one token is wanted, and short prompts with long answers.
 """
 
 import argparse
@@ -21,10 +25,11 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import openai
 import psutil
 
@@ -37,11 +42,11 @@ SENTENCE = "def read(path):\n    return open(path).read()\n\n"
 
 
 @contextmanager
-def server(folder: Path, turns: str) -> Iterator[tuple[str, psutil.Process]]:
-    """Starts a server; yields its address and process."""
-    command = [sys.executable, "-m", "skipwise", "serve", str(folder), "--base", "embedded", "--port", "0"]
-    command += ["--turns", turns, "--waiting", "256", "--name", "m", "--audit", str(folder.parent / "audit.jsonl")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "HOME": str(folder)})
+def server(model: str, place: Path, *arguments: str) -> Iterator[tuple[str, psutil.Process]]:
+    """Starts a server, whose files are in `place`; yields its address and process."""
+    command = [sys.executable, "-m", "skipwise", "serve", model, "--port", "0", "--waiting", "256", "--name", "m"]
+    command += ["--audit", str(place / "audit.jsonl"), *arguments]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "HOME": str(place)})
     assert process.stderr is not None
     try:
         told = ""
@@ -139,7 +144,7 @@ async def compare(folder: Path, seconds: float) -> None:
     print("|---|---|---|---|---|---|")
     for clients in (1, 8, 32):
         for turns in ("fair", "arrival"):
-            with server(folder, turns) as (url, _):
+            with server(str(folder), folder.parent, "--base", "embedded", "--turns", turns) as (url, _):
                 load = Load(url, clients)
                 await load.learn()
                 await load.press(seconds)
@@ -154,7 +159,7 @@ async def compare(folder: Path, seconds: float) -> None:
 
 async def soak(folder: Path, minutes: float) -> None:
     """Prints the server's memory over time, under the load of 8 clients."""
-    with server(folder, "fair") as (url, process):
+    with server(str(folder), folder.parent, "--base", "embedded") as (url, process):
         load = Load(url, 8)
         await load.learn()
         pressing = asyncio.ensure_future(load.press(60 * minutes))
@@ -176,13 +181,71 @@ async def soak(folder: Path, minutes: float) -> None:
         print(f"\nafter the first third: {slope:+.2f} MiB a minute; wrong {load.wrong}, lost {load.lost}")
 
 
+async def rates(url: str, clients: int, prompt_tokens: int, new_tokens: int, seed: int) -> tuple[float, float]:
+    """Tokens a second of prefill and of decoding, of all clients together."""
+    client = openai.AsyncOpenAI(base_url=url + "/v1", api_key="none", max_retries=0, timeout=3600)
+    draws = np.random.default_rng(seed)
+
+    async def ask(prompt_size: int, new: int) -> tuple[int, float]:
+        prompts = draws.integers(100, 1000, (clients, prompt_size)).tolist()
+        began = time.perf_counter()
+        done = await asyncio.gather(
+            *(client.completions.create(model="m", prompt=one, max_tokens=new, temperature=1) for one in prompts)
+        )
+        return sum(one.usage.completion_tokens for one in done if one.usage), time.perf_counter() - began
+
+    _, prefill = await ask(prompt_tokens, 1)
+    written, decode = await ask(4, new_tokens)
+    return clients * prompt_tokens / prefill, written / decode
+
+
+async def compare_engines(model: str, place: Path, rounds: int, prompt_tokens: int, new_tokens: int) -> None:
+    """Prints medians of both engines, and their ratio within each round."""
+    threads = os.environ.get("OMP_NUM_THREADS", str(psutil.cpu_count(logical=False) or 1))
+    llama_cpp = ("--engine", "llama-cpp", "--short-slots", "8", "--llama-cpp-args", f"--threads {threads}")
+    with ExitStack() as stack:
+        urls = {
+            "embedded": stack.enter_context(server(model, place, "--no-measure"))[0],
+            "llama.cpp": stack.enter_context(server(model, place, *llama_cpp))[0],
+        }
+        print(f"{threads} threads, prompts of {prompt_tokens} tokens, answers of up to {new_tokens}, {rounds} rounds")
+        print("| clients | engine | prefill, tokens a second | decoding, tokens a second |")
+        print("|---|---|---|---|")
+        for clients in (1, 8):
+            found: dict[str, list[tuple[float, float]]] = defaultdict(list)
+            for number in range(rounds + 1):
+                for engine, url in urls.items():
+                    rate = await rates(url, clients, prompt_tokens, new_tokens, number)
+                    if number:  # The first round warms up.
+                        found[engine].append(rate)
+            for engine, measured in found.items():
+                prefill, decode = (statistics.median(column) for column in zip(*measured, strict=True))
+                print(f"| {clients} | {engine} | {prefill:.1f} | {decode:.1f} |", flush=True)
+            pairs = [
+                (theirs[0] / ours[0], theirs[1] / ours[1])
+                for ours, theirs in zip(found["embedded"], found["llama.cpp"], strict=True)
+            ]
+            cells = (
+                f"{statistics.median(one):.2f} ({min(one):.2f} to {max(one):.2f})" for one in zip(*pairs, strict=True)
+            )
+            print(f"| {clients} | llama.cpp / embedded | {' | '.join(cells)} |", flush=True)
+
+
 def main() -> None:
-    """Runs the load test or the soak test."""
+    """Runs the load test, the soak test or the engines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=30, help="seconds of each row")
     parser.add_argument("--soak", type=float, metavar="MINUTES", help="run a soak test of this length instead")
+    parser.add_argument("--engines", metavar="MODEL", help="compare engines on this model instead")
+    parser.add_argument("--rounds", type=int, default=3, help="of --engines, beside one that warms up")
+    parser.add_argument("--prompt-tokens", type=int, default=512, help="of --engines")
+    parser.add_argument("--new-tokens", type=int, default=64, help="of --engines")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
+        if arguments.engines:
+            sizes = (arguments.rounds, arguments.prompt_tokens, arguments.new_tokens)
+            asyncio.run(compare_engines(arguments.engines, Path(place), *sizes))
+            return
         folder = Path(place) / "long"
         window = Window(train=256, original=256, target=TARGET)
         model, tokenizer = load_model("embedded", interpolation=INTERPOLATIONS["yarn"](), window=window)

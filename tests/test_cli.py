@@ -51,7 +51,7 @@ FLAGS = {
     "export": "base dtype engine json long-tokens merge-with-base out public push rank to trust-remote-code",
     "generate": "adapter ask attention base cache chunk control-tokens dtype file json max-new-tokens mode "
     "no-stream prompt prompt-file seed stats stop stream temperature top-p trust-remote-code",
-    "serve": "attention audit base cache chat-template dtype engine grace host json keys long-slots "
+    "serve": "attention audit base cache chat-template dtype engine grace host json keys llama-cpp-args long-slots "
     "max-new-tokens measure name no-measure port short-slots tls-cert tls-key trust-remote-code turns vllm-args "
     "vllm-memory waiting",
     "keys create": "expires json keys role",

@@ -53,7 +53,8 @@ def _interpolations() -> str:
         f"- **{' and '.join(readers)}**: the config has the entries that the engine reads, and skipwise writes the command. "
         f"Neither engine was run, since neither could be installed on the machines of the records ([the server]({_RECORDS}/serving.md), [exports]({_RECORDS}/export.md)).\n"
         f"- **llama.cpp**{_held('llama.cpp')}: exports are run by llama.cpp and compared ([exports]({_RECORDS}/export.md)). An attention "
-        "factor that was chosen by `calibrate` is refused in Gemma 3.\n"
+        "factor that was chosen by `calibrate` is refused in Gemma 3. `serve --engine llama-cpp` was run with `llama-server` of "
+        f"build 11434 ([llama.cpp behind the server]({_RECORDS}/llama-cpp.md)).\n"
         + (
             f"- **Ollama**{_held('Ollama')}: a Modelfile beside a GGUF file sets its window. It was not run here.\n"
             if "Ollama" in _VERSIONS

@@ -27,6 +27,7 @@ READ = {
 SET = {
     "DISABLE_SAFETENSORS_CONVERSION": "Set to 1 while a model is loaded, so that transformers does not ask the hub to convert it.",
     "DO_NOT_TRACK": "Set to 1 for vLLM's process.",
+    "LLAMA_API_KEY": "Set for llama.cpp's process: a token that only `serve` knows.",
     "PYTHONWARNINGS": "Set for the processes of `--launch` unless you set it. Hides a warning of torch.",
     "THP_MEM_ALLOC_ENABLE": "Set to 1 unless you set it. torch then allocates memory in huge pages, which saves time on CPUs.",
     "TOKENIZERS_PARALLELISM": "Set to false while documents are tokenized, since skipwise uses its own threads.",

@@ -20,7 +20,8 @@ from transformers.cache_utils import Cache
 
 from serve.running import serving
 from skipwise.cli import main
-from skipwise.cli.serve import _embedded, _name_of
+from skipwise.cli.serve import _name_of
+from skipwise.cli.serve_engines import Asked, embedded
 from skipwise.errors import UnsupportedModelError
 from skipwise.inference.generate import LocalEngine
 from skipwise.inference.modes import TwoModes
@@ -140,8 +141,7 @@ def test_a_seed_gives_the_same_samples_again(write: Any) -> None:
 
 
 def test_what_is_served_keeps_nothing_of_a_request_that_is_done(serve: Callable[..., Any]) -> None:
-    how: dict[str, Any] = {"dtype": None, "attention": None, "trust_remote_code": False}
-    made: Any = _embedded("embedded", None, "m", Turns(), "dynamic", None, how)
+    made: Any = embedded(Asked(model="embedded", base=None, name="m", turns=Turns()), "dynamic")
     # A prompt of several chunks, which another request could go on from.
     made.engine.chunk_tokens = made.engine.prefixes._chunk_tokens = 64
     serve(backend=made).client().completions.create(model="m", prompt=list(range(4, 204)), max_tokens=2)

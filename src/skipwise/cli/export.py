@@ -1,6 +1,5 @@
 """`skipwise export`: an extended model as safetensors, a GGUF file or an adapter, compared with what was trained."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +10,7 @@ from skipwise.cli import options
 from skipwise.cli.loading import loading
 from skipwise.cli.options import check_new, option, print_json
 from skipwise.errors import ConfigError
-from skipwise.model.place import find_place, named_path, path_beside
+from skipwise.model.place import find_place, path_beside
 
 if TYPE_CHECKING:
     from skipwise.export import Destination, Exported
@@ -94,10 +93,14 @@ def export(
     Example: skipwise export ./my-model-32k --to gguf --push me/my-model-32k-gguf
     """
     from skipwise.export import check_format, default_ending
+    from skipwise.export.earlier import is_export_of
 
     check_format(to)
     folder = out or path_beside(run, default_ending(to, merge_with_base))
-    is_there = push is not None and _is_export_of(folder, run, to, dtype, rank, merge_with_base)
+    # After a push that was interrupted, the export is there already.
+    is_there = push is not None and is_export_of(
+        folder, run, to=to, dtype=dtype, rank=rank, base_weight=merge_with_base
+    )
     _check(run, base, None if is_there else out, merge_with_base)
     destination = _destination(push, to, public=public)
     if is_there and destination is not None:
@@ -147,32 +150,6 @@ def _destination(push: str | None, to: str, *, public: bool) -> "Destination | N
     from skipwise.export import find_destination
 
     return find_destination(push, to, public=public)
-
-
-def _is_export_of(
-    folder: Path, run: str, to: str, dtype: str | None, rank: int | None, base_weight: float | None
-) -> bool:
-    """Whether a folder has this export already, as after a push that was interrupted."""
-    from skipwise.export import RECORD_FILE
-
-    if not (folder / RECORD_FILE).is_file():
-        return False
-    record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
-    same = record["format"] == to and Path(record["source"]).name == named_path(run).name
-    same = same and record.get("base_weight") == base_weight and not _is_newer(named_path(run), folder)
-    if rank is not None:
-        adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")) if same else {}
-        same = adapter.get("r") == rank
-    return same and dtype in (None, record["dtype"])
-
-
-def _is_newer(run: Path, export: Path) -> bool:
-    """Whether a run's weights were written after those of its export."""
-    written, exported = (
-        max((file.stat().st_mtime for file in place.glob("*") if file.suffix in (".safetensors", ".gguf")), default=0.0)
-        for place in (run, export)
-    )
-    return written > exported
 
 
 def _push(folder: Path, destination: "Destination", *, as_json: bool) -> None:

@@ -1,50 +1,50 @@
 """`skipwise serve`: one model with two modes behind OpenAI's API."""
 
 import importlib.util
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from skipwise.cli import options
 from skipwise.cli.keys import KeysOption, default_key_file
-from skipwise.cli.loading import load_tokenizer, loading
 from skipwise.cli.options import option, print_json
+from skipwise.cli.serve_engines import SLOTS, Asked, check_flags, embedded, llama_cpp, vllm
 from skipwise.errors import ConfigError
+from skipwise.export.earlier import file_of_export
 from skipwise.model.place import find_place
 
 if TYPE_CHECKING:
     from socket import socket
 
     from skipwise.serve.audit import AuditLog
-    from skipwise.serve.backends import Backend, Prompts
+    from skipwise.serve.backends import Backend
     from skipwise.serve.keys import Keyring
     from skipwise.serve.listen import Address
-    from skipwise.serve.scheduler import Turns
 
 PACKAGES = ("fastapi", "uvicorn", "prometheus_client", "aiohttp")
 
-ACCESS, SCHEDULING, VLLM = "Access", "Scheduling", "Engine"
+ACCESS, SCHEDULING, ENGINE = "Access", "Scheduling", "Engine"
 
 AuditOption = Annotated[
     Path | None,
     option("--audit FILE", "Append a line per request: who, when, tokens, status. No text.", group=ACCESS),
 ]
 EngineOption = Annotated[
-    Literal["embedded", "vllm"],
-    option("--engine NAME", "embedded (in this process) or vllm.", group=VLLM),
+    Literal["embedded", "vllm", "llama-cpp"],
+    option("--engine NAME", "embedded (in this process), vllm, or llama-cpp (for CPUs; GGUF).", group=ENGINE),
 ]
 CacheOption = Annotated[
     Literal["dynamic", "static", "quantized-8", "quantized-4", "offloaded"],
-    option("--cache KIND", options.KV_CACHE, group=VLLM),
+    option("--cache KIND", options.KV_CACHE, group=ENGINE),
 ]
-VllmArgsOption = Annotated[str, option("--vllm-args TEXT", "More arguments for vllm serve.", group=VLLM)]
+VllmArgsOption = Annotated[str, option("--vllm-args TEXT", "More arguments for vllm serve.", group=ENGINE)]
+LlamaCppArgsOption = Annotated[str, option("--llama-cpp-args TEXT", "More arguments for llama-server.", group=ENGINE)]
 VllmMemoryOption = Annotated[
     str,
     option(
         "--vllm-memory BASE,LONG",
         "Share of each GPU's memory for the base and the extended model.",
-        group=VLLM,
+        group=ENGINE,
     ),
 ]
 TurnsOption = Annotated[
@@ -55,8 +55,14 @@ TurnsOption = Annotated[
         group=SCHEDULING,
     ),
 ]
-ShortOption = Annotated[int, option("--short-slots N", "Concurrent requests in short mode.", min=1, group=SCHEDULING)]
-LongOption = Annotated[int, option("--long-slots N", "Concurrent requests in long mode.", min=1, group=SCHEDULING)]
+ShortOption = Annotated[
+    int | None,
+    option("--short-slots N", "Concurrent requests in short mode.", shown="16; llama-cpp: 4", min=1, group=SCHEDULING),
+]
+LongOption = Annotated[
+    int | None,
+    option("--long-slots N", "Concurrent requests in long mode.", shown="2; llama-cpp: 1", min=1, group=SCHEDULING),
+]
 WaitingOption = Annotated[
     int, option("--waiting N", "Maximum length of the queue. Further requests are refused.", min=1, group=SCHEDULING)
 ]
@@ -91,8 +97,8 @@ def serve(
     tls_cert: Annotated[Path | None, option("--tls-cert FILE", "TLS certificate chain (PEM).", group=ACCESS)] = None,
     tls_key: Annotated[Path | None, option("--tls-key FILE", "TLS private key (PEM).", group=ACCESS)] = None,
     turns: TurnsOption = "fair",
-    short_slots: ShortOption = 16,
-    long_slots: LongOption = 2,
+    short_slots: ShortOption = None,
+    long_slots: LongOption = None,
     waiting: WaitingOption = 128,
     grace: GraceOption = 60.0,
     measure: MeasureOption = True,
@@ -100,6 +106,7 @@ def serve(
     cache: CacheOption = "dynamic",
     vllm_args: VllmArgsOption = "",
     vllm_memory: VllmMemoryOption = "0.3,0.6",
+    llama_cpp_args: LlamaCppArgsOption = "",
     base: options.Base = None,
     chat_template: TemplateOption = None,
     dtype: options.Dtype = None,
@@ -114,8 +121,21 @@ def serve(
     Example: skipwise serve embedded
 
     Example: skipwise serve ./my-model-32k --keys keys.json --audit audit.jsonl
+
+    Example: skipwise serve ./my-model-32k --engine llama-cpp --dtype q8_0
     """
+    if engine == "llama-cpp":
+        model, base = file_of_export(model), base and file_of_export(base)
     _check_model_and_packages(model, base)
+    kind = cache if cache != "dynamic" else ""
+    check_flags(
+        engine,
+        {
+            "--cache": ("embedded", kind),
+            "--vllm-args": ("vllm", vllm_args),
+            "--llama-cpp-args": ("llama-cpp", llama_cpp_args),
+        },
+    )
     from skipwise.cli.serve_requests import requests_told
     from skipwise.serve.audit import AuditLog
     from skipwise.serve.listen import Address
@@ -126,24 +146,24 @@ def serve(
     address.check(keyring)
     # First, since a model takes long to load.
     log, template, bound = AuditLog(audit), _template(chat_template), address.bind()
+    short, long = SLOTS[engine]
     order = Turns(
         fair=turns == "fair",
-        short_slots=short_slots,
-        long_slots=long_slots,
+        short_slots=short_slots or short,
+        long_slots=long_slots or long,
         waiting=waiting,
         waiting_each=max(1, waiting // 2) if keyring else waiting,
         several_owners=keyring is not None,
     )
-    how: dict[str, Any] = {"dtype": dtype, "attention": attention, "trust_remote_code": trust_remote_code}
     name = name or _name_of(model)
-    if engine == "vllm":
-        if cache != "dynamic":
-            raise ConfigError(f"--cache is {cache!r}, of the embedded engine; give vLLM its own by --vllm-args")
-        backend = _vllm(model, base, name, order, _split(vllm_args), vllm_memory, template, how)
+    how: dict[str, Any] = {"dtype": dtype, "attention": attention, "trust_remote_code": trust_remote_code}
+    asked = Asked(model=model, base=base, name=name, turns=order, template=template, **how)
+    if engine == "embedded":
+        backend = embedded(asked, cache)
+    elif engine == "vllm":
+        backend = vllm(asked, vllm_args, vllm_memory)
     else:
-        if vllm_args:
-            raise ConfigError(f"--vllm-args is {vllm_args!r}; it goes with --engine vllm")
-        backend = _embedded(model, base, name, order, cache, template, how)
+        backend = llama_cpp(asked, llama_cpp_args)
     told = requests_told(backend, keyring, measure=measure)
     if not as_json:
         print(*told.lines(), sep="\n", file=sys.stderr, flush=True)
@@ -215,38 +235,6 @@ def _name_of(model: str) -> str:
     return (Path(model) if model.strip("./") else Path(model).resolve()).name
 
 
-def _embedded(
-    model: str,
-    base: str | None,
-    name: str,
-    turns: "Turns",
-    cache: str,
-    template: str | None,
-    how: dict[str, Any],
-) -> "Backend":
-    """The engine in this process."""
-    with loading(f"reading the model {model}"):
-        from accelerate import PartialState
-
-        from skipwise.inference.generate import LocalEngine
-        from skipwise.inference.modes import TwoModes
-        from skipwise.serve.backends import Embedded
-
-    modes = TwoModes.load(model, base=base, device=PartialState().device, **how)
-    # No prefix is kept: what one key sent never serves another, and memory is free when a request is done.
-    engine = LocalEngine(modes, name=name, cache=cache, prefixes=0)
-    return Embedded(engine, _prompts(modes.tokenizer, template), turns)
-
-
-def _prompts(tokenizer: Any, template: str | None) -> "Prompts":
-    from skipwise.serve.backends import Prompts
-
-    prompts = Prompts(tokenizer, template)
-    if not prompts.has_template:
-        print("skipwise: the tokenizer has no chat template; chats are written as plain lines", file=sys.stderr)
-    return prompts
-
-
 def _template(path: Path | None) -> str | None:
     try:
         return None if path is None else path.read_text(encoding="utf-8")
@@ -254,58 +242,3 @@ def _template(path: Path | None) -> str | None:
         raise ConfigError(
             f"--chat-template {str(path)!r} cannot be read ({error}); give a text file", page="not-found"
         ) from error
-
-
-def _split(arguments: str) -> list[str]:
-    try:
-        return shlex.split(arguments)
-    except ValueError as error:
-        raise ConfigError(f"--vllm-args is {arguments!r}, which cannot be read ({error}); close its quotes") from error
-
-
-def _vllm(
-    model: str,
-    base: str | None,
-    name: str,
-    turns: "Turns",
-    arguments: list[str],
-    memory: str,
-    template: str | None,
-    how: dict[str, Any],
-) -> "Backend":
-    """vLLM's servers."""
-    from skipwise.inference.origin import read_origin
-    from skipwise.model import read_config, rope_state
-    from skipwise.serve.vllm import Vllm, VllmSettings, find_program
-
-    shares = _shares(memory)
-    origin = read_origin(model, base=base)
-    state = rope_state(read_config(model, trust_remote_code=how["trust_remote_code"]))
-    if state.maximum > state.original and origin is None:
-        raise ConfigError(f"model {model!r} does not say what its base model is; give it by --base", page="wrong-base")
-    flags = list(arguments)
-    if how["attention"] is not None:
-        raise ConfigError("--attention is of the embedded engine; give vLLM its own by --vllm-args")
-    flags += ["--dtype", how["dtype"]] if how["dtype"] else []
-    flags += ["--trust-remote-code"] if how["trust_remote_code"] else []
-    settings = VllmSettings(
-        base=origin.base if origin else model,
-        extended=model,
-        original_window=state.original,
-        target=state.maximum,
-        memory_shares=shares,
-        arguments=tuple(flags),
-        program=(find_program(),),
-    )
-    prompts = _prompts(load_tokenizer(model, trust_remote_code=how["trust_remote_code"]), template)
-    return Vllm(name, settings, prompts, turns)
-
-
-def _shares(text: str) -> tuple[float, float]:
-    try:
-        short, long = map(float, text.split(","))
-        if not (0 < short < 1 and 0 < long < 1 and short + long <= 1):
-            raise ValueError
-    except ValueError:
-        raise ConfigError(f"--vllm-memory is {text!r}; give two shares of 1 in all, such as 0.3,0.6") from None
-    return short, long

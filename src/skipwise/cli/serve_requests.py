@@ -71,7 +71,7 @@ def requests_told(backend: Backend, keyring: Keyring | None, *, measure: bool) -
     costs: Sequence[RequestCost] = ()
     unmeasured, model_bytes = "", None
     if not isinstance(backend, Embedded):
-        unmeasured = "vLLM computes many requests together; its own 'vllm bench serve' measures that"
+        unmeasured = backend.unmeasured
     elif not measure:
         unmeasured = "--no-measure was given"
     else:

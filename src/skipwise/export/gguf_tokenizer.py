@@ -6,6 +6,7 @@ the known names: it is the first that splits test texts like the tokenizer does.
 """
 
 import json
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from tokenizers import Regex, Tokenizer, pre_tokenizers
@@ -170,6 +171,28 @@ def splitter(name: str) -> Any:
     """A pre-tokenizer of the tokenizers library that splits text like llama.cpp's pre-tokenizer of this name."""
     steps = [pre_tokenizers.Split(Regex(expression), behavior="isolated") for expression in SPLITS[name].expressions]
     return pre_tokenizers.Sequence([*steps, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+
+
+def set_splits(tokenizer: Any, file: Path) -> None:
+    """Gives a tokenizer that transformers read from a GGUF file the pre-tokenizer that the file names.
+
+    transformers may not know the name.
+
+    Raises:
+        UnsupportedModelError: nor is it known here.
+    """
+    import gguf
+
+    field = gguf.GGUFReader(file).get_field("tokenizer.ggml.pre")
+    name = "default" if field is None else field.contents()
+    if name != "default" and name not in SPLITS:
+        raise UnsupportedModelError(
+            f"GGUF file {file.name!r} splits text as {name!r}, and skipwise knows {', '.join(SPLITS)}; take the folder "
+            "that the file was made of",
+            page="unsuitable-tokenizer",
+        )
+    if name != "default":
+        tokenizer.backend_tokenizer.pre_tokenizer = splitter(name)
 
 
 def _special_tokens(tokenizer: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from skipwise.doctor.bench import LOCAL_LAYERS
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.export.gguf import GgufContent, read_gguf
 from skipwise.export.gguf_rope import llama_cpp_table
-from skipwise.export.gguf_tokenizer import splitter
+from skipwise.export.gguf_tokenizer import set_splits
 from skipwise.model import rotary_tables
 from skipwise.model.rotary import text_config
 from skipwise.model.source import quiet_transformers
@@ -298,7 +298,7 @@ def _by_transformers(path: Path, like: PreTrainedModel) -> TransformersRunner:
             str(path.parent), config=config, dtype=torch.float32, quantization_config=plain, **place
         )
         tokenizer = AutoTokenizer.from_pretrained(str(path.parent), **place)
-    _mend_splits(tokenizer, path)
+    set_splits(tokenizer, path)
     return _GgufByTransformers(model.eval(), tokenizer, content)
 
 
@@ -334,12 +334,3 @@ def tables_of(content: GgufContent, context: int) -> dict[str, RopeTable]:
         local = {"rope.freq_base": base, "rope.scaling.type": "none", **shared}
         found["local"] = llama_cpp_table(local, {}, rotary_dim)
     return found
-
-
-def _mend_splits(tokenizer: Any, path: Path) -> None:
-    """Sets the pre-tokenizer that the file names, because transformers' reader may not know the name."""
-    import gguf
-
-    field = gguf.GGUFReader(path).get_field("tokenizer.ggml.pre")
-    if field is not None and field.contents() != "default":
-        tokenizer.backend_tokenizer.pre_tokenizer = splitter(field.contents())

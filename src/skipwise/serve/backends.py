@@ -80,8 +80,11 @@ class Backend(ABC):
 
     Clients call the model by `name`, and the length chooses the mode; `name:short` and `name:long` ask for one.
     `num_ids` is one more than the largest token id, or None if that is not known here. `original_window` is the most
-    tokens of a request that the base model serves, `target` of any.
+    tokens of a request that the base model serves, `target` of any. `unmeasured` says why costs of requests are not
+    measured before it starts, where they are not.
     """
+
+    unmeasured = ""
 
     def __init__(self, name: str, original_window: int, target: int, prompts: Prompts) -> None:
         served = [ServedModel(name=name, mode=None, window=target)]

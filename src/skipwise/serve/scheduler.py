@@ -47,7 +47,7 @@ class Cost:
         wait_seconds: in the queue, until its first step or until it gave up; None before that, and for a request that
             the queue refused.
         compute_seconds: of its steps, without the time between them; None where requests are computed together, so
-            that no time belongs to one of them (vLLM).
+            that no time belongs to one of them (vLLM, llama.cpp).
     """
 
     wait_seconds: float | None = None

@@ -1,6 +1,6 @@
-"""What `vllm serve` answers, in so far as this project asks for it: /health and streams of /v1/completions.
+"""What `vllm serve` and `llama-server` answer, as far as this project asks: /health and streams of /v1/completions.
 
-It is started as vLLM is, with the same arguments and environment, checks them, and writes down what it was sent.
+It is started as one of them is, with the same arguments and environment, checks them, and writes down what it was sent.
 """
 
 import asyncio
@@ -9,17 +9,24 @@ import os
 import sys
 import time
 from pathlib import Path
+from weakref import WeakSet
 
 from aiohttp import web
 
 ARGUMENTS = sys.argv[1:]
+IS_VLLM = ARGUMENTS[0] == "serve"
 
 
 def option(name: str) -> str:
     return ARGUMENTS[ARGUMENTS.index(name) + 1]
 
 
-MODE, WINDOW = option("--served-model-name"), int(option("--max-model-len"))
+if IS_VLLM:
+    MODE, WINDOW, TOKEN = option("--served-model-name"), int(option("--max-model-len")), os.environ["VLLM_API_KEY"]
+else:
+    MODE, TOKEN = option("--alias"), os.environ["LLAMA_API_KEY"]
+    WINDOW = int(option("--ctx-size")) // int(option("--parallel"))
+USED: WeakSet[asyncio.Transport] = WeakSet()
 LOG = Path(os.environ["STANDIN_LOG"])
 
 
@@ -29,7 +36,7 @@ def note(**what: object) -> None:
 
 
 def trusted(request: web.Request) -> None:
-    if request.headers.get("Authorization") != f"Bearer {os.environ['VLLM_API_KEY']}":
+    if request.headers.get("Authorization") != f"Bearer {TOKEN}":
         raise web.HTTPUnauthorized
 
 
@@ -37,33 +44,49 @@ async def health(_: web.Request) -> web.Response:
     return web.Response()
 
 
+def checked(body: dict[str, object]) -> None:
+    """Fields without which the engine would not do as this project says."""
+    if IS_VLLM:
+        assert body["stream_options"] == {"include_usage": True, "continuous_usage_stats": True}
+    else:
+        assert (body["timings_per_token"], body["cache_prompt"]) == (True, False)
+
+
 async def completions(request: web.Request) -> web.StreamResponse:
     trusted(request)
+    assert request.transport is not None
+    if request.transport in USED:
+        # Both programs close a connection that was idle for some seconds, perhaps as the next request is sent.
+        request.transport.abort()
+    USED.add(request.transport)
     body = await request.json()
+    checked(body)
     prompt, most = body["prompt"], body["max_tokens"]
-    note(salt=body["cache_salt"], prompt_tokens=len(prompt), options=body["stream_options"])
+    note(salt=body.get("cache_salt"), prompt_tokens=len(prompt))
     if body["model"] != MODE or len(prompt) + most > WINDOW:
         return web.json_response({"error": {"message": f"the model's maximum is {WINDOW} tokens"}}, status=400)
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     await response.prepare(request)
-    usage = {"prompt_tokens": len(prompt), "completion_tokens": 0}
+    written = 0
 
     async def send(choices: list[dict[str, object]]) -> None:
-        await response.write(b"data: " + json.dumps({"choices": choices, "usage": usage}).encode() + b"\n\n")
+        counted = {"usage": {"completion_tokens": written}} if IS_VLLM else {"timings": {"predicted_n": written}}
+        await response.write(b"data: " + json.dumps({"choices": choices, **counted}).encode() + b"\n\n")
 
     try:
         for place in range(most):
             if bytes(prompt).startswith(b"die"):
                 os._exit(3)
             await asyncio.sleep(0.01 if bytes(prompt).startswith(b"slow") else 0)
-            usage["completion_tokens"] += 1
+            written += 1
             text = chr(prompt[-1 - place % len(prompt)])
             last = "abort" if bytes(prompt).startswith(b"abort") else "length"
             await send([{"index": 0, "text": text, "finish_reason": last if place + 1 == most else None}])
-        await send([])
+        if IS_VLLM:
+            await send([])
         await response.write(b"data: [DONE]\n\n")
     except (ConnectionResetError, asyncio.CancelledError):
-        note(left_after=usage["completion_tokens"])
+        note(left_after=written)
         raise
     return response
 
