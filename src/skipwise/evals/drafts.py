@@ -42,13 +42,20 @@ class PromptEncoder:
         chat: whether to put the request into a user's turn of the tokenizer's chat template. The answer prefix follows
             the assistant's header, after an empty thought if the template opens one.
         thinks: whether a chat model may think; it then begins its answer itself.
+        gap: what stands between request and answer prefix without a chat template.
 
     Raises:
         ConfigError: a chat is asked for and the tokenizer has no template.
     """
 
     def __init__(
-        self, tokenizer: Any, *, bos_ids: Sequence[int] = (), chat: bool = False, thinks: bool = False
+        self,
+        tokenizer: Any,
+        *,
+        bos_ids: Sequence[int] = (),
+        chat: bool = False,
+        thinks: bool = False,
+        gap: str = " ",
     ) -> None:
         if chat and not getattr(tokenizer, "chat_template", None):
             raise ConfigError(
@@ -56,12 +63,12 @@ class PromptEncoder:
             )
         self._tokenizer = tokenizer
         self._bos_ids = list(bos_ids)
-        self._chat, self._thinks = chat, thinks
+        self._chat, self._thinks, self._gap = chat, thinks, gap
 
     def encode(self, draft: Draft) -> EncodedDraft:
         """The draft with its tokens."""
         if not self._chat:
-            return EncodedDraft(draft, self._bos_ids + self._plain(f"{draft.request} {draft.answer_prefix}"))
+            return EncodedDraft(draft, self._bos_ids + self._plain(f"{draft.request}{self._gap}{draft.answer_prefix}"))
         messages, encoder = [{"role": "user", "content": draft.request}], encoder_of(self._tokenizer)
         switches: Any = thinking_switches(self._tokenizer, on=self._thinks)
         # The template writes the beginning-of-sequence token.

@@ -16,7 +16,7 @@ from skipwise.evals.context import EvalContext
 from skipwise.evals.drafts import Draft, EncodedDraft, PromptEncoder
 from skipwise.evals.languages import ENGLISH
 from skipwise.evals.prompts import Prompt, Score, answer_prompts, score_results, string_match_all
-from skipwise.evals.settings import NO_KEY, Count, check_settings
+from skipwise.evals.settings import NO_KEY, Count, check_settings, check_thinking
 from skipwise.evals.thinking import AfterThought
 from skipwise.records.results import Measurement
 
@@ -163,11 +163,7 @@ class RulerTask:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        if self.thinking_tokens and not self.chat:
-            raise ConfigError(
-                f"{self.name}.thinking_tokens is {self.thinking_tokens}, and plain text is not thought about: set "
-                f"{self.name}.chat to true, or leave it out"
-            )
+        check_thinking(self)
 
     @property
     def uses_documents(self) -> bool:
