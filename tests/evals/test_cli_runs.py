@@ -95,6 +95,7 @@ def test_a_verdict_below_the_window_is_exit_1_and_goes_into_the_card(
     by_rule = {line["verdict"]: line for line in map(json.loads, capsys.readouterr().out.splitlines()[-2:])}
     assert by_rule["ruler"] == {
         "verdict": "ruler",
+        "group": "retrieval",
         "decided": True,
         "outcome": "falls short",
         "holds": False,
