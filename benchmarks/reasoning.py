@@ -9,14 +9,21 @@ they are only what facts are hidden in. Shorter lengths come first, and each row
 
 import argparse
 import time
+from typing import Any
 
 from skipwise.cli.evaluate_documents import find_texts
 from skipwise.errors import SkipwiseError
-from skipwise.evals import TASK_GROUPS, evaluate
+from skipwise.evals import TASK_GROUPS, TASKS, evaluate
 from skipwise.evals.evaluation import make_task
 from skipwise.model import load_model, original_window, read_config
 from skipwise.rope import interpolation_from
 from skipwise.window import Window
+
+
+def settings(name: str, asked: argparse.Namespace) -> dict[str, Any]:
+    """The settings of a task; a number of trials that five depths do not divide has one depth."""
+    depths = {"num_depths": 1} if asked.trials % 5 and hasattr(TASKS[name], "num_depths") else {}
+    return {"kind": name, "trials": asked.trials, "chat": asked.chat, "language": asked.language, **depths}
 
 
 def main() -> None:
@@ -49,7 +56,7 @@ def main() -> None:
     )
     for length in sorted(asked.lengths):
         for name in TASK_GROUPS["reasoning"]:
-            task = make_task({"kind": name, "trials": asked.trials, "chat": asked.chat, "language": asked.language})
+            task = make_task(settings(name, asked))
             begin = time.process_time()
             try:
                 found = evaluate(loaded.model, loaded.tokenizer, [task], [length], documents, progress=False)

@@ -98,7 +98,7 @@ CHINESE = Language(
             "最后会问到其中一个。\n",
             exchange="\n请给我一个{key}的密码。给您：{value}。\n",
             question="\n{ordinal}询问{key}的密码时，给出的是哪一个？",
-            prefix="那一次的密码是",
+            prefix="给您：",
             ordinals=("第一次", "第二次", "第三次", "第四次", "第五次", "第六次"),
         ),
         walks=AskedWords(

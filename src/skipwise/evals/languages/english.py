@@ -69,7 +69,7 @@ ENGLISH = Language(
             "asked for at the end.\n",
             fact="\n{name} lives right beside {landmark}.\n",
             question="\nWho has been {place}?",
-            prefix="The one who has been there is",
+            prefix="That person's name is",
             landmarks=(
                 ("the Eiffel Tower", "to France"),
                 ("the Colosseum", "to Italy"),
@@ -94,7 +94,7 @@ ENGLISH = Language(
             "another one is given. Remember them in order: one is asked for at the end.\n",
             exchange="\nPlease give me a code for {key}. Here you are: {value}.\n",
             question="\nWhich code was given for {key} the {ordinal} time?",
-            prefix="That time the code was",
+            prefix="Here you are:",
             ordinals=("first", "second", "third", "fourth", "fifth", "sixth"),
         ),
         walks=AskedWords(
@@ -102,7 +102,7 @@ ENGLISH = Language(
             "a walk along these lines ends.\n",
             question="\nStart at {start} and follow the arrows for this many steps: {steps}. At which number do you "
             "arrive?",
-            prefix="The walk ends at",
+            prefix="The walk ends at the number",
         ),
         chains=ChainWords(
             instruction="Some sentences in the long text below say who has which thing and where people are. A "

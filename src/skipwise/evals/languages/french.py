@@ -71,7 +71,7 @@ FRENCH = Language(
             "elles vous seront demandées à la fin.\n",
             fact="\n{name} habite juste à côté {landmark}.\n",
             question="\nQui s’est déjà rendu {place}\u00a0?",
-            prefix="La personne qui y est allée est",
+            prefix="Le nom de cette personne est",
             landmarks=(
                 ("de la tour Eiffel", "en France"),
                 ("du Colisée", "en Italie"),
@@ -97,7 +97,7 @@ FRENCH = Language(
             "à la fin.\n",
             exchange="\nDonnez-moi un code {key}, s’il vous plaît. Le voici\u00a0: {value}.\n",
             question="\nQuel code {key} a été donné la {ordinal} fois\u00a0?",
-            prefix="Cette fois-là, c’était le",
+            prefix="Le voici\u00a0:",
             ordinals=("première", "deuxième", "troisième", "quatrième", "cinquième", "sixième"),
         ),
         walks=AskedWords(

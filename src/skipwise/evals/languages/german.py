@@ -71,7 +71,7 @@ GERMAN = Language(
             "wird am Ende gefragt.\n",
             fact="\n{name} wohnt gleich neben {landmark}.\n",
             question="\nWer war schon einmal {place}?",
-            prefix="Dort gewesen ist",
+            prefix="Der Name dieser Person ist",
             landmarks=(
                 ("dem Eiffelturm", "in Frankreich"),
                 ("dem Kolosseum", "in Italien"),
@@ -96,7 +96,7 @@ GERMAN = Language(
             "wird ein anderer genannt. Merke sie dir der Reihe nach: Nach einem davon wird am Ende gefragt.\n",
             exchange="\nBitte nenne mir einen Code {key}. Hier ist er: {value}.\n",
             question="\nWelcher Code {key} wurde beim {ordinal} Mal genannt?",
-            prefix="Damals lautete er",
+            prefix="Hier ist er:",
             ordinals=("ersten", "zweiten", "dritten", "vierten", "fünften", "sechsten"),
         ),
         walks=AskedWords(
@@ -104,7 +104,7 @@ GERMAN = Language(
             "gefragt, wohin ein Weg entlang dieser Zeilen führt.\n",
             question="\nBeginne bei {start} und folge den Pfeilen so viele Schritte weit: {steps}. Bei welcher Zahl "
             "kommst du an?",
-            prefix="Der Weg endet bei",
+            prefix="Der Weg endet bei der Zahl",
         ),
         chains=ChainWords(
             instruction="Einige Sätze im folgenden langen Text sagen, wer welches Ding hat und wo die Leute sind. "

@@ -99,7 +99,7 @@ JAPANESE = Language(
             "順番も覚えておいてください。最後に質問します。\n",
             exchange="\n{key}の暗証番号を一つ教えてください。はい、{value}です。\n",
             question="\n{key}の暗証番号として、{ordinal}に答えたものは何ですか。",
-            prefix="そのときの番号は",
+            prefix="はい、",
             ordinals=("一番目", "二番目", "三番目", "四番目", "五番目", "六番目"),
         ),
         walks=AskedWords(

@@ -93,7 +93,7 @@ KOREAN = Language(
             "순서대로 기억해 두세요. 마지막에 질문합니다.\n",
             exchange="\n{key}의 번호를 하나 알려 주세요. 네, {value}입니다.\n",
             question="\n{key}의 번호를 {ordinal} 물었을 때 답한 것은 무엇입니까?",
-            prefix="그때의 번호는",
+            prefix="네,",
             ordinals=("첫 번째로", "두 번째로", "세 번째로", "네 번째로", "다섯 번째로", "여섯 번째로"),
         ),
         walks=AskedWords(

@@ -70,7 +70,7 @@ SPANISH = Language(
             "pregunta por ellas al final.\n",
             fact="\n{name} vive justo al lado {landmark}.\n",
             question="\n¿Quién ha estado alguna vez {place}?",
-            prefix="La persona que estuvo allí es",
+            prefix="El nombre de esa persona es",
             landmarks=(
                 ("de la torre Eiffel", "en Francia"),
                 ("del Coliseo", "en Italia"),
@@ -95,14 +95,14 @@ SPANISH = Language(
             "se da otro. Recuérdalos en orden: al final se pregunta por uno de ellos.\n",
             exchange="\nPor favor, dame un código {key}. Aquí lo tienes: {value}.\n",
             question="\n¿Qué código {key} se dio la {ordinal} vez?",
-            prefix="Entonces fue el",
+            prefix="Aquí lo tienes:",
             ordinals=("primera", "segunda", "tercera", "cuarta", "quinta", "sexta"),
         ),
         walks=AskedWords(
             instruction="Cada línea de abajo lleva de un número a otro, como indica la flecha. Al final se pregunta "
             "dónde termina un recorrido por estas líneas.\n",
             question="\nEmpieza en {start} y sigue las flechas tantos pasos: {steps}. ¿A qué número llegas?",
-            prefix="El recorrido acaba en el",
+            prefix="El recorrido acaba en el número",
         ),
         chains=ChainWords(
             instruction="En el largo texto siguiente, algunas frases dicen quién tiene qué objeto y dónde está la "
