@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from refusals import refused
 
+from skipwise.data.language import language_of
 from skipwise.errors import ConfigError
 from skipwise.evals import TASK_GROUPS, TASKS, SampleCache, evaluate
 from skipwise.evals.languages import ENGLISH, LANGUAGES, Language
@@ -250,6 +251,41 @@ def test_no_content_word_of_the_question_is_in_a_fact(language: Language) -> Non
         for fact in facts.values():
             assert not stems(question) & stems(fact)
         assert stems(question), "something is asked"
+
+
+@EVERY_LANGUAGE
+def test_templates_are_in_their_language(language: Language) -> None:
+    words = language.reasoning
+    asked = (words.associations, words.alike, words.walks, words.chains, words.shots)
+    spoken = [text for one in asked for text in (one.instruction, one.question, one.prefix)]
+    spoken += [
+        words.associations.fact,
+        words.alike.exchange,
+        words.chains.takes,
+        words.chains.gives,
+        words.chains.stays,
+    ]
+    spoken += [*words.chains.things, *words.chains.places, *words.alike.ordinals, *words.shots.classes]
+    spoken += [part for landmark in words.associations.landmarks for part in landmark]
+    text = re.sub(r"\{\w+\}", "", " ".join(spoken))
+    assert language_of(text) == language.code
+    assert {language_of(re.sub(r"\{\w+\}", "", one.instruction)) for one in asked} == {language.code}
+    # In scripts of their own, no Latin word is left.
+    assert language.code in "endefres" or not re.search("[A-Za-z]", text)
+    # Each template has the fields that are filled in.
+    fields = [re.findall(r"\{(\w+)\}", text) for text in spoken[:20]]
+    assert [sorted(set(one)) for one in fields] == [
+        *([], ["place"], []),
+        *([], ["key", "ordinal"], []),
+        *([], ["start", "steps"], []),
+        *([], ["thing"], ["thing"]),
+        *([], ["words"], ["words"]),
+        ["landmark", "name"],
+        ["key", "value"],
+        ["name", "thing"],
+        ["name", "other", "thing"],
+        ["name", "place"],
+    ]
 
 
 @EVERY_LANGUAGE
