@@ -16,6 +16,7 @@ from skipwise.errors import ConfigError
 from skipwise.evals import TASK_GROUPS, TASKS, SampleCache, evaluate
 from skipwise.evals.languages import ENGLISH, LANGUAGES, Language
 from skipwise.evals.reasoning.task import NUMBER, FirstNamed, any_of
+from skipwise.records.results import hash_tokens
 
 from .tiny import (
     PROSE,
@@ -342,6 +343,21 @@ def test_a_trial_depends_on_seed_length_and_number_alone(name: str) -> None:
     assert task.prompt(context, 1500, 3) == task_of(name, trials=50).prompt(context, 1500, 3) == first
     others = [task.prompt(context, 1500, 4), task.prompt(with_prose(seed=1), 1500, 3), task.prompt(context, 1501, 3)]
     assert all(other.prompt_ids != first.prompt_ids for other in others)
+
+
+FROZEN = {
+    "reasoning_associations": "401151a7a52ae3bd",
+    "reasoning_alike": "ab4a4cf0334f762a",
+    "reasoning_walks": "431a38d8c67b9a30",
+    "reasoning_chains": "c7f39f4478ae46ef",
+    "reasoning_shots": "e14413da260084cc",
+}
+
+
+@EVERY_TASK
+def test_prompts_stay_those_that_earlier_results_were_measured_on(name: str) -> None:
+    prompts = [task_of(name).prompt(with_prose(), length, 1) for length in (1500, 6000)]
+    assert hash_tokens([token for prompt in prompts for token in prompt.prompt_ids])[:16] == FROZEN[name]
 
 
 @pytest.mark.parametrize("name", HIDING)

@@ -48,7 +48,7 @@ class Walks(ListingTask):
     ) -> Case:
         """A walk from the first node of a circle of as many nodes as fit."""
         digits = _DIGITS[length_tokens >= _SHORT_TOKENS]
-        nodes = (10 ** (digits - 1) + rng.permutation(9 * 10 ** (digits - 1))).tolist()
+        nodes = 10 ** (digits - 1) + rng.permutation(9 * 10 ** (digits - 1))
         seed = int(rng.integers(2**63))
 
         def order(number: int) -> list[int]:
