@@ -26,7 +26,7 @@ from skipwise.config.run import (
     QloraTuning,
     ValidationConfig,
 )
-from skipwise.evals import TASKS
+from skipwise.evals import TASK_GROUPS, TASKS
 from skipwise.positions import SAMPLERS, SKIPS, STARTS, TEXTS
 from skipwise.rope import INTERPOLATIONS
 from skipwise.train.arguments import _DEFAULTS, _SAID_ELSEWHERE
@@ -266,14 +266,22 @@ def _tasks() -> str:
         "## Tasks of an evaluation\n\n`skipwise eval --task NAME --set TASK.SETTING=VALUE` sets one task, "
         "`--set SETTING=VALUE` sets all that have the setting. In a comparison a task is `{kind: NAME, SETTING: VALUE}`.\n\n"
     )
-    single = {name: task for name, task in TASKS.items() if not name.startswith("ruler_")}
+    single = {name: task for name, task in TASKS.items() if not any(name in group for group in TASK_GROUPS.values())}
     for name, task in single.items():
         text += _section(name, task, _dataclass_rows(task))
-    return text + _ruler({name: task for name, task in TASKS.items() if name not in single})
+    return text + "".join(_group(name, about) for name, about in _ABOUT_GROUPS.items())
 
 
-def _ruler(tasks: Mapping[str, Any]) -> str:
-    """The tasks of RULER, whose settings are nearly the same: those that all have, then those of one alone."""
+_ABOUT_GROUPS = {
+    "ruler": "The 13 tasks of RULER.",
+    "reasoning": "Five tasks in which looking for the question's words does not find the answer. Their prompts have exactly the "
+    "asked length, and the first possible answer that an output names counts.",
+}
+
+
+def _group(group: str, about: str) -> str:
+    """The tasks of a group, whose settings are nearly the same: those that all have, then those of one alone."""
+    tasks = {name: TASKS[name] for name in TASK_GROUPS[group]}
     rows = {name: _dataclass_rows(task) for name, task in tasks.items()}
     common = [row for row in next(iter(rows.values())) if all(row in others for others in rows.values())]
     lines = []
@@ -282,9 +290,9 @@ def _ruler(tasks: Mapping[str, Any]) -> str:
         told = " ".join(
             f"{name} ({what}; {default or 'no default'}): {meaning}" for name, meaning, what, default in own
         )
-        lines.append([code(name), parts_of(task)[0].split("\n\n")[0], told])
+        lines.append([code(name), " ".join(parts_of(task)[0].split()), told])
     return (
-        "### ruler\n\nThe 13 tasks of RULER. `--task ruler` runs all of them, and `--set ruler.chat=true` sets `chat` for all.\n\n"
+        f"### {group}\n\n{about} `--task {group}` runs all of them, and `--set {group}.chat=true` sets `chat` for all.\n\n"
         + table(_HEADINGS, common)
         + table(["task", "what it asks", "settings of its own"], lines)
     )

@@ -25,7 +25,7 @@ from skipwise.config.recipes import as_begun
 from skipwise.data.tokens import Encoder, TextEncoder, encoder_of
 from skipwise.data.tokens.engines import any_of
 from skipwise.errors import DataError
-from skipwise.evals.ruler.task import Draft, PromptEncoder
+from skipwise.evals.drafts import Draft, PromptEncoder
 from skipwise.evals.suite.item import encode_item
 from skipwise.serve.backends import Prompts
 from skipwise.serve.refusals import Refusal

@@ -95,6 +95,7 @@ def test_a_verdict_below_the_window_is_exit_1_and_goes_into_the_card(
     by_rule = {line["verdict"]: line for line in map(json.loads, capsys.readouterr().out.splitlines()[-2:])}
     assert by_rule["ruler"] == {
         "verdict": "ruler",
+        "group": "retrieval",
         "decided": True,
         "outcome": "falls short",
         "holds": False,
@@ -194,6 +195,19 @@ def test_numbers_of_parts_of_the_input_are_a_grid_and_units_are_for_people(capsy
         ["kl_mean_at_position", "untrained", "0.3", "0.4"],
     ]
     assert sum("skipped: what could not be measured" in line for line in lines) == 1
+
+
+def test_what_a_guesser_scores_is_said_beneath_the_scores(capsys) -> None:
+    walks = [
+        replace(score("reasoning_walks", "score", 0.5), length_tokens=length, details={"chance": chance})
+        for length, chance in ((512, 0.0253), (1024, 0.0114))
+    ]
+    chains = [replace(score("reasoning_chains", "score", 0.5), details={"chance": 0.25})]
+    print_results([*walks, *chains, score("passkey", "accuracy", 0.5)])
+    printed = capsys.readouterr().out
+    assert "chance, which is what a guesser scores: reasoning_walks 0.011 to 0.025, reasoning_chains 0.25\n" in printed
+    print_results([score("passkey", "accuracy", 0.5)])
+    assert "chance" not in capsys.readouterr().out
 
 
 def test_names_stay_whole_where_the_screen_is_narrow(capsys, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ SMALL = {
 }
 # These need a second model, a folder of their own, or prompts of thousands of bytes, or give times that no second run
 # repeats; they have tests of their own.
-NEEDING_MORE = {"regression", "suite", "serving", *TASK_GROUPS["ruler"]}
+NEEDING_MORE = {"regression", "suite", "serving", *TASK_GROUPS["ruler"], *TASK_GROUPS["reasoning"]}
 KINDS = [kind for kind in TASKS if kind not in NEEDING_MORE]
 LENGTHS = [250, 280]
 

@@ -26,7 +26,7 @@ from skipwise.evals.tasks.needles import KINDS, NeedleGrid
 from skipwise.evals.tasks.passkey import Passkey
 
 from .suite_documents import prose, write_documents
-from .tiny import ByteTokenizer, Oracle, context_of
+from .tiny import ByteTokenizer, Oracle, Utf8Tokenizer, context_of
 
 JAPANESE, CHINESE, GERMAN = (LANGUAGES[code] for code in ("ja", "zh", "de"))
 OTHERS = [language for language in LANGUAGES.values() if language is not ENGLISH]
@@ -386,11 +386,6 @@ def test_ruler_says_that_it_asks_in_english(caplog) -> None:
         assert len(caplog.messages) == said
         assert not said or "that ruler_niah_single_2 hide needles in are in another language (ja)" in caplog.text
         caplog.clear()
-
-
-class Utf8Tokenizer(ByteTokenizer):
-    def decode(self, ids: list[int]) -> str:
-        return bytes(token for token in ids if token < 256).decode(errors="replace")
 
 
 @pytest.mark.parametrize("task", [Passkey, NeedleGrid])

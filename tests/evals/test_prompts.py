@@ -12,11 +12,11 @@ from transformers import AutoTokenizer
 
 from skipwise.errors import CheckpointError, ConfigError, DataError
 from skipwise.evals import prompts
+from skipwise.evals.haystack import running_text
 from skipwise.evals.prompts import (
     Prompt,
     answer_prompts,
     opening_ids,
-    running_text,
     score_results,
     split_answers,
     string_match_all,

@@ -11,7 +11,7 @@ from skipwise.evals import TASK_GROUPS, make_task
 
 from .tiny import BOS, PieceTokenizer, context_of, make_llama
 
-RULER = TASK_GROUPS["ruler"]
+RULER, REASONING = TASK_GROUPS["ruler"], TASK_GROUPS["reasoning"]
 
 # Each task, and values that none of its settings may have.
 SETTINGS: dict[str, dict[str, list[Any]]] = {
@@ -37,8 +37,12 @@ SETTINGS: dict[str, dict[str, list[Any]]] = {
     },
     "serving": {"repeats": [0], "warm_ups": [-1]},
     "suite": {"folder": ["", None, 3]},
-    **{name: {"trials": [0], "chat": ["yes"], "thinking_tokens": [9]} for name in RULER},
+    **{name: {"trials": [0], "chat": ["yes"], "thinking_tokens": [9]} for name in (*RULER, *REASONING)},
 }
+SETTINGS["reasoning_associations"] |= {"num_people": [1, 13], "haystack": ["hay"], "num_depths": [0]}
+SETTINGS["reasoning_alike"] |= {"num_alike": [1, 7], "haystack": ["hay"], "num_depths": [0]}
+SETTINGS["reasoning_walks"] |= {"num_steps": [0, 9]}
+SETTINGS["reasoning_chains"] |= {"num_gifts": [-1, 4], "haystack": ["hay"], "num_depths": [0]}
 
 
 @pytest.mark.parametrize("kind", SETTINGS)
@@ -50,7 +54,9 @@ def test_a_setting_out_of_range_is_named_with_its_value(kind: str) -> None:
                 make_task({"kind": kind, **needed, name: value})
 
 
-@pytest.mark.parametrize(("kind", "trials", "depths", "such"), [("passkey", 25, 10, 20), ("needles", 7, 5, 5)])
+@pytest.mark.parametrize(
+    ("kind", "trials", "depths", "such"), [("passkey", 25, 10, 20), ("needles", 7, 5, 5), ("reasoning_chains", 7, 5, 5)]
+)
 def test_trials_are_a_multiple_of_depths(kind: str, trials: int, depths: int, such: int) -> None:
     with pytest.raises(ConfigError, match=f"{trials} .* {depths} .* {such}"):
         make_task({"kind": kind, "trials": trials, "num_depths": depths})
@@ -91,7 +97,7 @@ def test_lengths_are_checked_before_the_model_runs(settings, fitting, refused, e
         task.check_lengths(context, refused)
 
 
-@pytest.mark.parametrize("kind", ["passkey", "needles"])
+@pytest.mark.parametrize("kind", ["passkey", "needles", "reasoning_alike"])
 def test_a_haystack_has_text(kind: str) -> None:
     task = make_task({"kind": kind, "haystack": "documents"})
     with pytest.raises(DataError, match=" 1 "):

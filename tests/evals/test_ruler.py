@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from skipwise.errors import ConfigError
 from skipwise.evals import TASK_GROUPS, TASKS, EvalContext, evaluate
+from skipwise.evals.drafts import Draft, PromptEncoder
 from skipwise.evals.prompts import string_match_all, string_match_any
-from skipwise.evals.ruler.task import TOLERANCE, Draft, PromptEncoder, filler_lines, filler_words, fit_length
+from skipwise.evals.ruler.task import TOLERANCE, filler_lines, filler_words, fit_length
 
 from .tiny import ByteTokenizer, ChatTokenizer, Oracle, PieceTokenizer, context_of, prose_documents
 

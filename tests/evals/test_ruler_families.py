@@ -11,9 +11,9 @@ import pytest
 
 from skipwise.errors import DataError
 from skipwise.evals import TASKS
+from skipwise.evals.drafts import Draft
 from skipwise.evals.languages import ENGLISH
 from skipwise.evals.ruler.niah import DocumentWords, UniqueDraws, sentence_ends
-from skipwise.evals.ruler.task import Draft
 from skipwise.evals.ruler.variables import draw_chains, variable_draft
 from skipwise.evals.ruler.vocabulary import ADJECTIVES, NOUNS, VERBS
 from skipwise.evals.ruler.words import (

@@ -10,8 +10,8 @@ import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from skipwise.evals import TASKS, EvalContext, SampleCache, evaluate
+from skipwise.evals.drafts import Draft, PromptEncoder
 from skipwise.evals.prompts import string_match_all
-from skipwise.evals.ruler.task import Draft, PromptEncoder
 from skipwise.evals.thinking import AfterThought, answer_of, without_thought
 
 from .tiny import ByteTokenizer, Oracle, key_reader

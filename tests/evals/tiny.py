@@ -36,6 +36,13 @@ class ByteTokenizer:
         return bytes(token for token in ids if token < 256).decode("latin1")
 
 
+class Utf8Tokenizer(ByteTokenizer):
+    """The same, which decodes all languages."""
+
+    def decode(self, ids: list[int]) -> str:
+        return bytes(token for token in ids if token < 256).decode(errors="replace")
+
+
 class PieceTokenizer:
     """Pieces of at most four letters, like a small BPE. Each new piece gets the next id, so decoding is exact."""
 

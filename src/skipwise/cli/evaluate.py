@@ -37,7 +37,8 @@ TaskOption = Annotated[
     option(
         "--task TASK,...",
         "perplexity (of the last tokens), sliding, truncated, nll_by_position, longppl, passkey, needles, ruler (13 "
-        "tasks; one alone is, for example, ruler_vt), regression (needs --base), suite, serving (time and memory).",
+        "tasks; one alone is, for example, ruler_vt), reasoning (5 tasks), regression (needs --base), suite, serving "
+        "(time and memory).",
         shown="perplexity,passkey",
     ),
 ]
@@ -81,7 +82,7 @@ LanguageOption = Annotated[
     str | None,
     option(
         "--language CODE",
-        "Language of passkey and needles: en, de, fr, es, ja, zh or ko.",
+        "Language of passkey, needles and reasoning: en, de, fr, es, ja, zh or ko.",
         shown="en, or the documents' own with haystack=documents",
     ),
 ]
@@ -162,7 +163,7 @@ def evaluate(
     \b
     Useful with --set:
       num_documents=8            documents per length
-      trials=50                  trials of passkey, needles and ruler per length
+      trials=50                  trials per length of tasks with answers
       num_depths=5               depths at which lines are hidden
       haystack=documents         hide lines in documents, not in filler
       sliding.stride_tokens=512  a setting of one task

@@ -37,6 +37,13 @@ def print_results(results: Sequence["EvalResult"], step: int | None = None) -> N
                 for result in whole
             ],
         )
+    chances: dict[str, list[float]] = {}
+    for result in whole:
+        if result.details.get("chance"):
+            chances.setdefault(_named(result.task, result), []).append(result.details["chance"])
+    if chances:
+        told = ", ".join(f"{name} {' to '.join(_ends(values))}" for name, values in chances.items())
+        print(f"chance, which is what a guesser scores: {told}")
     if any(result.num_skipped for result in results):
         print("skipped: inputs that could not be measured, such as documents shorter than the longest length")
     # Depths are shares of any length and share a grid; positions are in tokens, and each length has its own grid.
@@ -57,6 +64,11 @@ def print_results(results: Sequence["EvalResult"], step: int | None = None) -> N
         ranges = {begin: f"{begin} to {end - 1}" for begin, end in sorted(begins.items())}
         values = {(_named(cell.metric, cell), cell.details["position_from"]): f"{cell.value:.4g}" for cell in cells}
         _print_grid(f"{name} {length}, position", values, {measure: measure for measure, _ in values}, ranges)
+
+
+def _ends(values: Sequence[float]) -> Iterable[str]:
+    """The least and the greatest of some values, or the one value."""
+    return dict.fromkeys(f"{value:.2g}" for value in (min(values), max(values)))
 
 
 def _print_grid(heading: str, cells: Mapping[Any, str], rows: Mapping[Any, str], columns: Mapping[int, str]) -> None:

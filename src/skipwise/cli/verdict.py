@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from enum import StrEnum
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,18 +22,18 @@ class Rule(StrEnum):
 
 
 def scored_tasks() -> tuple[str, ...]:
-    """Tasks with a retrieval score, whose mean a verdict is based on; each is needed at every length."""
+    """Tasks with a score of answers, whose mean a verdict is based on; each is needed at every length."""
     from skipwise.evals import TASK_GROUPS
 
-    return ("passkey", "needles", "suite", *TASK_GROUPS["ruler"])
+    return ("passkey", "needles", "suite", *TASK_GROUPS["ruler"], *TASK_GROUPS["reasoning"])
 
 
 def require_retrieval(tasks: Sequence["Task"]) -> None:
-    """Raises ConfigError if none of the tasks has a retrieval score."""
+    """Raises ConfigError if none of the tasks has a score of answers."""
     if not any(task.name in scored_tasks() for task in tasks):
         raise ConfigError(
             f"--verdict needs retrieval scores, and {', '.join(task.name for task in tasks)} has none; add passkey, "
-            "needles, ruler or suite to --task, or leave out --verdict"
+            "needles, ruler, reasoning or suite to --task, or leave out --verdict"
         )
 
 
@@ -55,21 +56,26 @@ def require_short_length(rule: Rule, config: Any, lengths: Sequence[int]) -> Non
 def state_verdict(
     results: Sequence["EvalResult"], config: Any, rule: Rule, *, card_folder: Path | None, as_json: bool
 ) -> bool:
-    """Prints the mean scores and the effective length under each rule asked for.
+    """Prints the mean scores and the effective length of each group of tasks under each rule asked for.
 
-    False if a length falls short, or was measured with too few samples for any score to pass.
+    False if a length falls short, or was measured with too few samples for any score to pass, or if the model answers
+    no more than a guesser.
 
     The card of the model in `card_folder`, if one is given, gets the verdicts of both rules.
     """
     from skipwise.distributed import process_state
     from skipwise.model import rope_state
     from skipwise.records.runs import RECORD_FILE
-    from skipwise.report.effective import effective_length
+    from skipwise.report.effective import GROUPS, effective_length, group_of, is_score
     from skipwise.report.model_card import state_effective_length
 
     window = rope_state(config)
+    windows = {"advertised_tokens": window.maximum, "original_tokens": window.original}
+    measured = {group_of(result.task) for result in results if is_score(result)}
     found = [
-        effective_length(results, advertised_tokens=window.maximum, original_tokens=window.original, rule=name)
+        effective_length(results, rule=name, group=group, **windows)
+        for group in GROUPS
+        if group in measured or not measured
         for name in ("ruler", "relative")
     ]
     asked = [one for one in found if rule in (Rule.BOTH, one.rule)]
@@ -77,7 +83,7 @@ def state_verdict(
         _print(asked, as_json)
         if card_folder is not None and (card_folder / RECORD_FILE).exists():
             state_effective_length(card_folder, found)
-    return all(one.outcome != "falls short" and one.too_few is None for one in asked)
+    return all(one.outcome != "falls short" and one.too_few is None and not one.guesses for one in asked)
 
 
 def _print(asked: Sequence["EffectiveLength"], as_json: bool) -> None:
@@ -89,9 +95,11 @@ def _print(asked: Sequence["EffectiveLength"], as_json: bool) -> None:
         for one in asked:
             print_json(one.to_json())
         return
-    scores = asked[0].scores
-    print()
-    print_mean_scores(scores)
-    print(f"verdict {basis(scores)}")
-    for one in asked:
-        print(f"{one.outcome}: {one.line}")
+    for _, of_group in groupby(asked, key=lambda one: one.group):
+        rules = list(of_group)
+        scores = rules[0].scores
+        print()
+        print_mean_scores(scores)
+        print(f"verdict {basis(scores)}")
+        for one in rules:
+            print(f"{one.outcome}: {one.line}")

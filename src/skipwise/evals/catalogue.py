@@ -27,13 +27,20 @@ TASK_HOMES = {
     "ruler_fwe": "ruler.words.FrequentWords",
     "ruler_qa_1": "ruler.questions.SingleHopQuestions",
     "ruler_qa_2": "ruler.questions.TwoHopQuestions",
+    "reasoning_associations": "reasoning.associations.Associations",
+    "reasoning_alike": "reasoning.alike.Alike",
+    "reasoning_walks": "reasoning.walks.Walks",
+    "reasoning_chains": "reasoning.chains.Chains",
+    "reasoning_shots": "reasoning.shots.Shots",
     "regression": "tasks.regression.ShortWindowRegression",
     "suite": "suite.task.Suite",
     "serving": "tasks.serving.Serving",
 }
 """Module in this package and class of each task."""
 
-TASK_GROUPS: dict[str, tuple[str, ...]] = {"ruler": tuple(name for name in TASK_HOMES if name.startswith("ruler_"))}
+TASK_GROUPS: dict[str, tuple[str, ...]] = {
+    group: tuple(name for name in TASK_HOMES if name.startswith(f"{group}_")) for group in ("ruler", "reasoning")
+}
 """Names that stand for several tasks."""
 
 READERS = ("perplexity", "sliding", "truncated", "longppl", "nll_by_position", "regression")

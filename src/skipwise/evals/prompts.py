@@ -7,10 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from skipwise.distributed import process_state
-from skipwise.errors import ConfigError, DataError
+from skipwise.errors import ConfigError
 from skipwise.evals.context import EvalContext
 from skipwise.model import longest_input
 from skipwise.records.results import EvalResult, Sample, hash_tokens
@@ -186,8 +184,6 @@ def prompt_samples(
 
 
 _SHOWN_CHARACTERS = 300
-# At most so many tokens are one character, and some more before it.
-_CHARACTER_TOKENS = 8
 
 
 def _warn_of_zeros(
@@ -320,35 +316,3 @@ def shared_length(first: Sequence[int], second: Sequence[int]) -> int:
     """Number of tokens that two sequences have in common at their beginning."""
     pairs = enumerate(zip(first, second, strict=False))
     return next((place for place, (one, other) in pairs if one != other), min(len(first), len(second)))
-
-
-def whole_until(tokenizer: Any, ids: Sequence[int], place: int) -> int:
-    """The last place up to the given one at which no character is cut: a character may be several tokens."""
-    while place > 0 and tokenizer.decode(list(ids[max(0, place - _CHARACTER_TOKENS) : place])).endswith("\ufffd"):
-        place -= 1
-    return place
-
-
-def closed(tokenizer: Any, ids: list[int]) -> list[int]:
-    """As many token ids, with line breaks in place of a character that is cut at the end."""
-    end = whole_until(tokenizer, ids, len(ids))
-    return ids[:end] + list(tokenizer.encode("\n", add_special_tokens=False))[-1:] * (len(ids) - end)
-
-
-def running_text(context: EvalContext, num_tokens: int, rng: np.random.Generator) -> list[int]:
-    """The first `num_tokens` token ids of the concatenated documents, from a random document on.
-
-    Raises:
-        DataError: there are no documents, or all are empty.
-    """
-    number = len(context.documents)
-    if not number:
-        raise DataError("a haystack of documents was asked for and there are none: give documents, or take the filler")
-    text: list[int] = []
-    start = index = int(rng.integers(number))
-    while len(text) < num_tokens:
-        if index - start == number and not text:
-            raise DataError(f"none of the {number} documents has a token, which a haystack needs")
-        text += context.body(index % number)[: num_tokens - len(text)].tolist()
-        index += 1
-    return text

@@ -40,30 +40,21 @@ class Settings:
         check_settings(self)
 
 
-class AtDepths(Settings):
-    """Base of tasks that hide something at stratified depths: each part of the text gets equally many trials."""
+class Spoken(Settings):
+    """Base of tasks that speak one of `languages`."""
 
     __slots__ = ()
-    name: ClassVar[str]
-    trials: int
-    num_depths: int
-    haystack: Haystack
     language: str | None
 
     def __post_init__(self) -> None:
         check_settings(self)
         if self.language is not None:
             language_named(self.language)
-        if self.trials % self.num_depths:
-            raise ConfigError(
-                f"{self.name} has {self.trials} trials for {self.num_depths} depths; give a multiple of the depths, "
-                f"such as {max(1, self.trials // self.num_depths) * self.num_depths}"
-            )
 
     @property
     def uses_documents(self) -> bool:
-        """Whether the haystack is text of the documents."""
-        return self.haystack == "documents"
+        """Whether the prompts have text of the documents in them."""
+        return False
 
     def language_in(self, context: "EvalContext") -> Language:
         """The language of instruction, hidden lines and question: the chosen one, else that of the documents used."""
@@ -77,6 +68,29 @@ class AtDepths(Settings):
         # Samples of earlier versions are in English and do not say it.
         return {} if language is ENGLISH else {"language": language.code}
 
+
+class AtDepths(Spoken):
+    """Base of tasks that hide something at stratified depths: each part of the text gets equally many trials."""
+
+    __slots__ = ()
+    name: ClassVar[str]
+    trials: int
+    num_depths: int
+    haystack: Haystack
+
+    def __post_init__(self) -> None:
+        Spoken.__post_init__(self)
+        if self.trials % self.num_depths:
+            raise ConfigError(
+                f"{self.name} has {self.trials} trials for {self.num_depths} depths; give a multiple of the depths, "
+                f"such as {max(1, self.trials // self.num_depths) * self.num_depths}"
+            )
+
+    @property
+    def uses_documents(self) -> bool:
+        """Whether the haystack is text of the documents."""
+        return self.haystack == "documents"
+
     def depth(self, trial: int, rng: np.random.Generator) -> float:
         """The depth of a trial, 0 start to 1 end: a random place in the part whose turn it is."""
         return (trial * self.num_depths // self.trials + rng.random()) / self.num_depths
@@ -85,6 +99,15 @@ class AtDepths(Settings):
         """Where each part of the text begins and ends, as details of a result."""
         edges = [part / self.num_depths for part in range(self.num_depths + 1)]
         return [{"depth_from": begin, "depth_to": end} for begin, end in pairwise(edges)]
+
+
+def check_thinking(task: Any) -> None:
+    """Raises ConfigError if a task thinks about plain text."""
+    if task.thinking_tokens and not task.chat:
+        raise ConfigError(
+            f"{task.name}.thinking_tokens is {task.thinking_tokens}, and plain text is not thought about: set "
+            f"{task.name}.chat to true, or leave it out"
+        )
 
 
 def check_settings(task: Any) -> None:

@@ -9,14 +9,16 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 
 from skipwise.records.comparison import Difference
 from skipwise.records.results import EvalResult
 from skipwise.records.stats import Estimate, wilson
-from skipwise.report.effective import is_score
+from skipwise.report.effective import chance_of, is_score
 from skipwise.report.evidence import PASSKEY, PERPLEXITY, Arm, Evidence, Measure
+from skipwise.report.samples import above_chance, perfect
 
-TASKS = ("suite", "needles", PASSKEY.task, "ruler")
+TASKS = ("suite", "needles", PASSKEY.task, "ruler", "reasoning")
 """What questions are counted of, the most telling first."""
 
 LEAST_SHARE = 0.3
@@ -33,15 +35,27 @@ class Count:
     Attributes:
         right: sum of the grades.
         of: number of questions.
+        chance: the share that a guesser answers and that counts as none, of reasoning questions.
     """
 
     right: float
     of: int
+    chance: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """The share, whatever chance is."""
+        return min(self.right, self.of) / self.of
 
     @property
     def share(self) -> Estimate:
-        """The share with Wilson's interval."""
-        return wilson(min(self.right, self.of), self.of)
+        """The share with Wilson's interval; of reasoning questions, what is above chance."""
+        return above_chance(wilson(min(self.right, self.of), self.of), self.chance)
+
+    @property
+    def perfect(self) -> Estimate:
+        """The share if all were right."""
+        return perfect([self.of], [self.chance])
 
     @property
     def number(self) -> str:
@@ -136,7 +150,7 @@ class Contest:
         found = counts(self.base, task) if self.base else {}
         within = [length for length in found if length <= self.evidence.original_tokens]
         count = found[max(within)] if within else None
-        return count if count and count.right < LEAST_SHARE * count.of else None
+        return count if count and count.share.value < LEAST_SHARE else None
 
     @cached_property
     def longest(self) -> int | None:
@@ -235,16 +249,17 @@ class Contest:
 
     def fallen(self) -> Iterator[tuple[str, Arm, Count, Count, int]]:
         """Kinds of question that the extended model answers worse for certain: than whom, before, after, length."""
-        for other in (self.base, self.interpolated):
+        for task, other in product(dict.fromkeys((self.task, "reasoning")), (self.base, self.interpolated)):
             if other is None or self.extended is None:
                 continue
-            for length, ours in _scores(self.extended, self.task).items():
-                theirs = _scores(other, self.task).get(length, {})
+            for length, ours in _scores(self.extended, task).items():
+                theirs = _scores(other, task).get(length, {})
                 for measure in ours.keys() & theirs.keys():
                     found = self.difference(other, ours[measure], theirs[measure])
                     if found.high is not None and found.high < 0:
                         before, after = _count([theirs[measure]]), _count([ours[measure]])
-                        yield measure.part.replace("_", " "), other, before, after, length
+                        kind = measure.task if task == "reasoning" else measure.part
+                        yield kind.replace("_", " "), other, before, after, length
 
     def _paired(self, over: Arm, task: str, length: int) -> Estimate | None:
         """Extended minus other, from the paired differences of the evidence."""
@@ -274,7 +289,8 @@ def _scores(arm: Arm, task: str | None) -> dict[int, dict[Measure, EvalResult]]:
 def _count(records: Sequence[EvalResult]) -> Count:
     return Count(
         right=math.fsum(record.value * record.num_samples for record in records),
-        of=sum(record.num_samples for record in records),
+        of=(number := sum(record.num_samples for record in records)),
+        chance=math.fsum(chance_of(record) * record.num_samples for record in records) / number,
     )
 
 

@@ -5,7 +5,8 @@ decides. Counts are of questions at the longest length up to the target; "better
 the difference (`Contest.gain`). To "hold" is to keep 85% of what the base answers within its own window, by the lower
 bound of the relative rule (`samples.passes`). A model's text is "damaged" where its perplexity at the target is over 1%
 above the base's own within its window, by the lower bound. Perplexity alone never decides: it can hold a no or a go
-back, and it tells two models apart that both answer nearly everything.
+back, and it tells two models apart that both answer nearly everything. Of reasoning questions, what is above chance
+counts.
 
     no       refused              preflight failed: the model cannot be trained as it is
     not yet  untrained            no trained model was measured, since its training failed or did not fit into the time
@@ -35,7 +36,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from skipwise.records.stats import wilson
 from skipwise.report.commands import next_command, seconds_to_tell
 from skipwise.report.contest import TASKS, Contest, Count, minus, samples_to_tell
 from skipwise.report.evidence import PERPLEXITY, Arm, Evidence
@@ -193,7 +193,7 @@ def _of_a_better_model(contest: Contest) -> Ruling:
         return Ruling("go", "rising")
     if count is None or short is None:
         return Ruling("not yet", "undecided")
-    possible = passes("relative", wilson(count.of, count.of), short.share)
+    possible = passes("relative", count.perfect, short.share)
     falls = possible or fails("relative", count.share, short.share)
     return Ruling("not yet", "falls_short" if falls else "undecided")
 
@@ -206,7 +206,7 @@ def _held_to(contest: Contest) -> tuple[tuple[Arm | None, int | None], tuple[Arm
 def _holds(contest: Contest, count: Count | None) -> bool:
     """Whether a score keeps its share of what the base answers within its own window."""
     short = contest.count(contest.base, contest.short)
-    return bool(count and short and count.right and passes("relative", count.share, short.share))
+    return bool(count and short and count.share.value > 0 and passes("relative", count.share, short.share))
 
 
 def _predicts_worse(contest: Contest) -> bool:
@@ -353,7 +353,7 @@ def _needed(extended: Count | None, *others: Count | None) -> int | None:
     """About how many questions would tell the extended model from the others, if shares stay as they are."""
     if extended is None:
         return None
-    told = [samples_to_tell(extended.share.value, other.share.value) for other in others if other] or [None]
+    told = [samples_to_tell(extended.rate, other.rate) for other in others if other] or [None]
     if None in told:
         return max(least_samples(), 2 * extended.of)
     most = max(number for number in told if number)

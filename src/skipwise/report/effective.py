@@ -3,7 +3,9 @@
     for each length: mean score over the retrieval tasks, with its interval
     effective = the largest length up to which every lower end is at least the threshold
 
-Two rules set the threshold: RULER's fixed score, and a share of the model's own score at a short length.
+Two rules set the threshold: RULER's fixed score, and a share of the model's own score at a short length. The reasoning
+tasks are a group of their own, with a mean and an effective length of their own: who finds things may still not reason
+over them. Of their scores, what is above chance counts, since a model that guesses would keep its share of chance.
 """
 
 import math
@@ -11,17 +13,31 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from skipwise.errors import DataError
+from skipwise.evals.catalogue import TASK_GROUPS
 from skipwise.records.results import EvalResult
 from skipwise.records.stats import Estimate
 from skipwise.report.quantities import TO
-from skipwise.report.samples import RELATIVE_SHARE, RULER_THRESHOLD, Rule, fails, least_samples, passes, perfect
+from skipwise.report.samples import (
+    RELATIVE_SHARE,
+    RULER_THRESHOLD,
+    Rule,
+    above_chance,
+    fails,
+    least_samples,
+    passes,
+    perfect,
+)
 from skipwise.report.words import say
 from skipwise.window import length_label
 
 Outcome = Literal["holds", "holds as far as measured", "falls short", "not decided"]
+
+Group = Literal["retrieval", "reasoning"]
+"""Tasks that have a mean of their own."""
+GROUPS: tuple[Group, ...] = get_args(Group)
 
 RULER_TASKS = 13
 
@@ -30,7 +46,7 @@ _METRICS = ("score", "accuracy")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeanScore:
-    """Mean over the retrieval tasks at one length, 0 to 1, with its 95% interval.
+    """Mean over the tasks of a group at one length, with its 95% interval; 1 is always right.
 
     Attributes:
         length_tokens: input length.
@@ -39,6 +55,7 @@ class MeanScore:
         ci_high: upper end.
         tasks: what the mean is over, each with its kind where it has several.
         num_samples: prompts of each task, in the same order.
+        chances: score of a guesser in each task that the mean takes for 0.
     """
 
     length_tokens: int
@@ -47,6 +64,7 @@ class MeanScore:
     ci_high: float | None
     tasks: tuple[str, ...]
     num_samples: tuple[int, ...]
+    chances: tuple[float, ...] = ()
 
     @property
     def estimate(self) -> Estimate:
@@ -69,12 +87,14 @@ class EffectiveLength:
         advertised_tokens: the model's configured window.
         short_limit_tokens: the longest length whose score may be the short one.
         scores: the evidence, shortest length first.
+        group: the tasks that they are of.
     """
 
     rule: Rule
     advertised_tokens: int
     short_limit_tokens: int
     scores: Sequence[MeanScore]
+    group: Group = "retrieval"
 
     @property
     def effective_tokens(self) -> int:
@@ -93,10 +113,16 @@ class EffectiveLength:
 
     @property
     def threshold(self) -> float | None:
-        """The score to reach; None where the relative rule has no short score."""
+        """The score to reach; None where the relative rule has no short score, or only one of guessing."""
         if self.rule == "ruler":
             return RULER_THRESHOLD
-        return None if self.short is None else RELATIVE_SHARE * self.short.value
+        return None if self.short is None or self.guesses else RELATIVE_SHARE * self.short.value
+
+    @property
+    def guesses(self) -> bool:
+        """Whether the reasoning score is not shown to be above chance even at the short length: it tells nothing."""
+        low = self.short and self.short.ci_low
+        return self.group == "reasoning" and low is not None and low <= 0
 
     @property
     def decided(self) -> bool:
@@ -129,7 +155,7 @@ class EffectiveLength:
         if beyond is None or beyond.ci_low is None:
             return None
         short = self.short and self.short.estimate
-        undecidable = not passes(self.rule, perfect(beyond.num_samples), short)
+        undecidable = not passes(self.rule, perfect(beyond.num_samples, beyond.chances), short)
         return beyond if undecidable and not fails(self.rule, beyond.estimate, short) else None
 
     @property
@@ -138,6 +164,8 @@ class EffectiveLength:
         (line,) = say(
             "effective.line",
             rule=self.rule,
+            group=self.group,
+            guesses=self.guesses,
             threshold=self.threshold,
             limit=self.short_limit_tokens,
             advertised=self.advertised_tokens,
@@ -146,7 +174,7 @@ class EffectiveLength:
             short=self.short,
             share=RELATIVE_SHARE,
             few=self.too_few,
-            least=self.too_few and least_samples(len(self.too_few.tasks)),
+            least=self.too_few and least_samples(len(self.too_few.tasks), self.too_few.chances),
         )
         return line
 
@@ -156,6 +184,7 @@ class EffectiveLength:
         of_score = ("length_tokens", "value", "ci_low", "ci_high")
         return {
             "verdict": self.rule,
+            "group": self.group,
             "decided": self.decided,
             **{name: getattr(self, name) for name in names},
             "tasks": list(self.scores[0].tasks),
@@ -168,7 +197,7 @@ class EffectiveLength:
 
     def _holds_at(self, score: MeanScore) -> bool:
         short = self.short
-        if score.value == 0:
+        if score.value <= 0 or (self.rule == "relative" and self.guesses):
             return False  # A model that never scores would keep its share of nothing.
         if self.rule == "relative" and score is short:
             return True
@@ -183,6 +212,7 @@ def basis(scores: Sequence[MeanScore]) -> str:
         "effective.basis",
         tasks=tasks,
         prompts=TO.join(map(str, dict.fromkeys((min(counts), max(counts))))),
+        group=group_of(tasks[0].split()[0]),
         is_ruler=len(tasks) == RULER_TASKS and all(task.startswith("ruler_") for task in tasks),
         count=RULER_TASKS,
         threshold=RULER_THRESHOLD,
@@ -195,8 +225,10 @@ def short_limit(original_tokens: int, advertised_tokens: int) -> int:
     return original_tokens if original_tokens < advertised_tokens else advertised_tokens // 2
 
 
-def mean_scores(results: Iterable[EvalResult]) -> list[MeanScore]:
-    """Mean over all retrieval tasks at each length, shortest first; the later of two equal measurements counts.
+def mean_scores(results: Iterable[EvalResult], group: Group = "retrieval") -> list[MeanScore]:
+    """Mean over all tasks of a group at each length, shortest first; the later of two equal measurements counts.
+
+    Of a reasoning task, what is above chance counts: `(score - chance) / (1 - chance)`.
 
     The interval of the mean is combined from those of the tasks, which are independent:
 
@@ -204,6 +236,7 @@ def mean_scores(results: Iterable[EvalResult]) -> list[MeanScore]:
 
     Args:
         results: evaluation records of one model; those that are no score over a whole input are skipped.
+        group: which tasks.
 
     Raises:
         DataError: there is no score, or lengths were measured with different tasks.
@@ -213,24 +246,38 @@ def mean_scores(results: Iterable[EvalResult]) -> list[MeanScore]:
     """
     by_length: dict[int, dict[tuple, EvalResult]] = defaultdict(dict)
     for result in results:
-        if is_score(result):
+        if is_score(result) and group_of(result.task) == group:
             by_length[result.length_tokens][result.task, result.details.get("kind")] = result
     if not by_length:
-        raise DataError(
-            "no record has a retrieval score; measure passkey, needles or RULER tasks first", page="unusable-results"
-        )
+        tasks = "passkey, needles or RULER" if group == "retrieval" else "reasoning"
+        raise DataError(f"no record has a {group} score; measure {tasks} tasks first", page="unusable-results")
     _require_same_tasks(by_length)
     return [_mean_score(length, list(records.values())) for length, records in sorted(by_length.items())]
 
 
+def group_of(task: str) -> Group:
+    """The group that a task with a score is of."""
+    return "reasoning" if task in TASK_GROUPS["reasoning"] else "retrieval"
+
+
+def chance_of(record: EvalResult) -> float:
+    """The score of a guesser that a mean takes for 0: 0 of tasks that are not of the reasoning group."""
+    return float(record.details.get("chance", 0.0)) if group_of(record.task) == "reasoning" else 0.0
+
+
 def is_score(record: EvalResult) -> bool:
-    """Whether a record is a retrieval score over a whole input; a control without the context is none."""
+    """Whether a record is a score of answers over a whole input; a control without the context is none."""
     is_control = str(record.details.get("kind", "")).endswith("_control")
     return record.metric in _METRICS and record.is_whole and not is_control
 
 
 def effective_length(
-    results: Iterable[EvalResult], *, advertised_tokens: int, original_tokens: int, rule: Rule = "ruler"
+    results: Iterable[EvalResult],
+    *,
+    advertised_tokens: int,
+    original_tokens: int,
+    rule: Rule = "ruler",
+    group: Group = "retrieval",
 ) -> EffectiveLength:
     """The largest length up to which the score holds, by its lower 95% bound.
 
@@ -244,6 +291,7 @@ def effective_length(
         original_tokens: the window that it was pre-trained for; the advertised one where it was never extended. A short
             length is at most that, or half of the advertised one where it was never extended.
         rule: which one.
+        group: the tasks that count.
 
     Raises:
         DataError: as `mean_scores`.
@@ -256,14 +304,18 @@ def effective_length(
         rule=rule,
         advertised_tokens=advertised_tokens,
         short_limit_tokens=short_limit(original_tokens, advertised_tokens),
-        scores=mean_scores(results),
+        scores=mean_scores(results, group),
+        group=group,
     )
 
 
 def _mean_score(length: int, records: Sequence[EvalResult]) -> MeanScore:
-    value = math.fsum(record.value for record in records) / len(records)
-    below = _combined([None if record.ci_low is None else record.value - record.ci_low for record in records])
-    above = _combined([None if record.ci_high is None else record.ci_high - record.value for record in records])
+    chances = tuple(map(chance_of, records))
+    raw = [Estimate(record.value, record.ci_low, record.ci_high) for record in records]
+    scores = [above_chance(score, chance) if chance else score for score, chance in zip(raw, chances, strict=True)]
+    value = math.fsum(score.value for score in scores) / len(scores)
+    below = _combined([None if score.low is None else score.value - score.low for score in scores])
+    above = _combined([None if score.high is None else score.high - score.value for score in scores])
     return MeanScore(
         length_tokens=length,
         value=value,
@@ -271,6 +323,7 @@ def _mean_score(length: int, records: Sequence[EvalResult]) -> MeanScore:
         ci_high=None if above is None else value + above,
         tasks=tuple(" ".join(filter(None, (record.task, record.details.get("kind")))) for record in records),
         num_samples=tuple(record.num_samples for record in records),
+        chances=chances,
     )
 
 

@@ -8,7 +8,18 @@ from dataclasses import replace
 
 from skipwise.errors import DataError
 from skipwise.records.comparison import Difference
-from skipwise.report.effective import EffectiveLength, MeanScore, basis, effective_length, is_score
+from skipwise.records.results import EvalResult
+from skipwise.report.effective import (
+    GROUPS,
+    EffectiveLength,
+    Group,
+    MeanScore,
+    basis,
+    chance_of,
+    effective_length,
+    group_of,
+    is_score,
+)
 from skipwise.report.evidence import LOG_RATIO, PASSKEY, Arm, Evidence, Measure, difference_text, measures, scaled
 from skipwise.report.figures import Line, Point, axis_edges, depth_grid, dot_panel, perplexity_by_length
 from skipwise.report.page import Figure, Section
@@ -68,13 +79,15 @@ def depth_sections(evidence: Evidence) -> Iterator[Section]:
         yield section("depth", figures=figures, task=task)
 
 
-def effective_lengths(evidence: Evidence) -> dict[str, tuple[EffectiveLength, EffectiveLength]]:
+def effective_lengths(
+    evidence: Evidence, group: Group = "retrieval"
+) -> dict[str, tuple[EffectiveLength, EffectiveLength]]:
     """By arm, under RULER's rule and the relative one; arms without scores, or with other tasks a length, have none."""
     windows = {"advertised_tokens": evidence.advertised_tokens, "original_tokens": evidence.original_tokens}
     found = {}
     for arm in evidence.arms:
         try:
-            ruler = effective_length(arm.results, rule="ruler", **windows)
+            ruler = effective_length(arm.results, rule="ruler", group=group, **windows)
         except DataError:
             continue  # It has no score, or its means would be over different tasks.
         found[arm.name] = ruler, replace(ruler, rule="relative")
@@ -82,23 +95,31 @@ def effective_lengths(evidence: Evidence) -> dict[str, tuple[EffectiveLength, Ef
 
 
 def retrieval_section(evidence: Evidence) -> Iterator[Section]:
-    """Every retrieval task by length, the mean over them, and the effective length underlined."""
-    scored = [arm for arm in evidence.arms if any(map(is_score, arm.results))]
-    if not scored:
-        return
-    found = effective_lengths(evidence)
-    of_arms = [(arm, _scores_table(arm, found.get(arm.name))) for arm in scored]
-    tables = [_means_table(found)] if found else []
-    # The table of a single task would say what the means say.
-    tables += [table for arm, table in of_arms if len(table.rows) > 2 or arm.name not in found]
-    yield section(
-        "retrieval",
-        tables=tables,
-        threshold=RULER_THRESHOLD,
-        share=RELATIVE_SHARE,
-        bases=list(dict.fromkeys(basis(ruler.scores) for ruler, _ in found.values())),
-        undecided=[arm.name for arm in scored if arm.name not in found],
-    )
+    """For each group of tasks, every task by length, the mean over them, and the effective length underlined."""
+    for group in GROUPS:
+        scored = [arm for arm in evidence.arms if _scores_of(arm, group)]
+        if not scored:
+            continue
+        found = effective_lengths(evidence, group)
+        of_arms = [(arm, _scores_table(arm, group, found.get(arm.name))) for arm in scored]
+        tables = [_means_table(found)] if found else []
+        # The table of a single task would say what the means say, but of a mean above chance.
+        tables += [
+            table for arm, table in of_arms if len(table.rows) > 2 or arm.name not in found or group != "retrieval"
+        ]
+        yield section(
+            group,
+            tables=tables,
+            threshold=RULER_THRESHOLD,
+            share=RELATIVE_SHARE,
+            bases=list(dict.fromkeys(basis(ruler.scores) for ruler, _ in found.values())),
+            undecided=[arm.name for arm in scored if arm.name not in found],
+        )
+
+
+def _scores_of(arm: Arm, group: Group) -> list[EvalResult]:
+    """The scores of one group of tasks."""
+    return [record for record in arm.results if is_score(record) and group_of(record.task) == group]
 
 
 def _means_table(found: Mapping[str, tuple[EffectiveLength, EffectiveLength]]) -> Table:
@@ -128,11 +149,11 @@ def _means_table(found: Mapping[str, tuple[EffectiveLength, EffectiveLength]]) -
     )
 
 
-def _scores_table(arm: Arm, effective: tuple[EffectiveLength, EffectiveLength] | None) -> Table:
+def _scores_table(arm: Arm, group: Group, effective: tuple[EffectiveLength, EffectiveLength] | None) -> Table:
     """Tasks of one arm by length, the mean last."""
     rows = [
-        (", ".join(filter(None, (measure.task, measure.part))).replace("_", " "), measure.texts(arm.by_length(measure)))
-        for measure in dict.fromkeys(Measure.of(record) for record in arm.results if is_score(record))
+        (_task_text(measure, arm), measure.texts(arm.by_length(measure)))
+        for measure in dict.fromkeys(Measure.of(record) for record in _scores_of(arm, group))
     ]
     if effective is not None:
         rows.append(("mean", {score.length_tokens: _score_text(score) for score in effective[0].scores}))
@@ -143,11 +164,18 @@ def _scores_table(arm: Arm, effective: tuple[EffectiveLength, EffectiveLength] |
     return replace(table, underlined=frozenset({(-1, column), (len(rows) - 1, column)}))
 
 
+def _task_text(measure: Measure, arm: Arm) -> str:
+    """A task with its kind, and with the largest chance if its mean is above that: `reasoning walks (chance 2%)`."""
+    text = ", ".join(filter(None, (measure.task, measure.part))).replace("_", " ")
+    chance = max(map(chance_of, arm.by_length(measure).values()))
+    return f"{text} (chance {chance:.0%})" if chance else text
+
+
 def _score_text(score: MeanScore) -> str:
     if score.ci_low is None or score.ci_high is None:
         return f"{100 * score.value:.0f}%"
     # The interval of a mean is combined from its parts' and may reach beyond the ends of the scale.
-    low, high = max(0.0, score.ci_low), min(1.0, score.ci_high)
+    low, high = max(min(0.0, score.value), score.ci_low), min(1.0, score.ci_high)
     return f"{100 * score.value:.0f}% ({100 * low:.0f}{TO}{100 * high:.0f}%)"
 
 

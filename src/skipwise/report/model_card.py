@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -118,14 +119,18 @@ def state_effective_length(folder: Path, found: Sequence[EffectiveLength]) -> No
 
     Args:
         folder: the checkpoint.
-        found: one under each rule, of the same scores.
+        found: one under each rule, of each group of tasks.
 
     Raises:
         CheckpointError: the card has no line for it.
     """
-    verdicts = "; ".join(one.line for one in found).replace("effective context length ", "")
-    scores = found[0].scores
-    line = f"- {_EFFECTIVE} {verdicts}; {basis(scores)}; mean score {', '.join(score.text for score in scores)}"
+    parts = []
+    for _, of_group in groupby(found, key=lambda one: one.group):
+        rules = list(of_group)
+        verdicts = "; ".join(one.line for one in rules).replace("effective context length ", "")
+        means = ", ".join(score.text for score in rules[0].scores)
+        parts.append(f"{verdicts}; {basis(rules[0].scores)}; mean score {means}")
+    line = f"- {_EFFECTIVE} {'; '.join(parts)}"
     missing = f"line '- {_EFFECTIVE} ...' to state the verdict in"
     _replace(folder, rf"(?m)^- {_EFFECTIVE}.*$", lambda _: line, missing)
 

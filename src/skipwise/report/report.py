@@ -13,6 +13,7 @@ from typing import Any
 from skipwise.report import measured, ran
 from skipwise.report.decision import Decision, decide
 from skipwise.report.decisive import decisive_tables
+from skipwise.report.effective import Group
 from skipwise.report.evidence import Evidence, Measure
 from skipwise.report.page import Section, render_page
 from skipwise.report.tables import Table, markdown_text
@@ -160,11 +161,15 @@ class Report:
             "original_tokens": self.evidence.original_tokens,
             "target_tokens": self.evidence.target_tokens,
             "sections": [section.title for section in self.sections],
-            "effective": {
-                name: {one.rule: {"effective_tokens": one.effective_tokens, "decided": one.decided} for one in found}
-                for name, found in measured.effective_lengths(self.evidence).items()
-            },
+            "effective": self._effective("retrieval"),
+            "effective_in_reasoning": self._effective("reasoning"),
             "made": dict(self.made),
+        }
+
+    def _effective(self, group: Group) -> dict[str, Any]:
+        return {
+            name: {one.rule: {"effective_tokens": one.effective_tokens, "decided": one.decided} for one in found}
+            for name, found in measured.effective_lengths(self.evidence, group).items()
         }
 
 

@@ -54,21 +54,34 @@ def fails(rule: Rule, score: Estimate, short: Estimate | None = None) -> bool:
     return score.value - RELATIVE_SHARE * short.value < -margin
 
 
-def perfect(num_samples: Sequence[int]) -> Estimate:
-    """The mean over tasks whose samples are all right, each with this many, as `mean_scores` combines intervals."""
-    below = math.hypot(*(1 - (wilson(number, number).low or 0.0) for number in num_samples))
+def above_chance(score: Estimate, chance: float) -> Estimate:
+    """A score and its interval on the scale on which who guesses has 0, and who is always right has 1."""
+    value, *ends = ((one - chance) / (1 - chance) if one is not None else None for one in score)
+    return Estimate(value or 0.0, *ends)
+
+
+def perfect(num_samples: Sequence[int], chances: Sequence[float] = ()) -> Estimate:
+    """The mean over tasks whose samples are all right, each with this many, as `mean_scores` combines intervals.
+
+    Args:
+        num_samples: of each task.
+        chances: score of a guesser in each task; none is 0 everywhere.
+    """
+    each = zip(num_samples, chances or [0.0] * len(num_samples), strict=True)
+    below = math.hypot(*(1 - (above_chance(wilson(number, number), chance).low or 0.0) for number, chance in each))
     return Estimate(1.0, 1 - below / len(num_samples), 1.0)
 
 
 @cache
-def least_samples(num_tasks: int = 1) -> int:
+def least_samples(num_tasks: int = 1, chances: tuple[float, ...] = ()) -> int:
     """The least number of samples of each task at each length at which a perfect score passes both rules.
 
     For the relative rule the short length has as many, and they are right, too: no other short score asks for more.
+    `chances` are those of `perfect`.
     """
 
     def enough(number: int) -> bool:
-        best = perfect([number] * num_tasks)
+        best = perfect([number] * num_tasks, chances)
         return passes("ruler", best) and passes("relative", best, best)
 
     return next(number for number in count(1) if enough(number))

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from skipwise.records.comparison import Difference
 from skipwise.records.results import EvalResult
+from skipwise.report.effective import GROUPS, Group
 from skipwise.report.evidence import LOG_RATIO, PASSKEY, PERPLEXITY, Arm, Evidence, Measure
 from skipwise.report.measured import REGRESSION, effective_lengths
 from skipwise.report.ran import cautions, mean_seconds
@@ -59,7 +60,11 @@ def _best_perplexity(evidence: Evidence) -> list[str]:
 
 def _effective(evidence: Evidence) -> list[str]:
     """Effective length of every arm, the longest first, beside the target."""
-    found = {name: ruler for name, (ruler, _) in effective_lengths(evidence).items()}
+    return [words for group in GROUPS for words in _effective_of(evidence, group)]
+
+
+def _effective_of(evidence: Evidence, group: Group) -> list[str]:
+    found = {name: ruler for name, (ruler, _) in effective_lengths(evidence, group).items()}
     if not found:
         return []
     groups: dict[int, list[str]] = {}
@@ -69,13 +74,14 @@ def _effective(evidence: Evidence) -> list[str]:
     few = next((ruler.too_few for ruler in found.values() if ruler.too_few), None)
     return say(
         "verdict.effective",
+        group=group,
         tasks=some.scores[0].tasks,
         threshold=some.threshold,
         groups=sorted(groups.items(), reverse=True),
         target=evidence.target_tokens,
         advertised=evidence.advertised_tokens,
         few=few,
-        least=few and least_samples(len(few.tasks)),
+        least=few and least_samples(len(few.tasks), few.chances),
     )
 
 

@@ -1,6 +1,18 @@
 """English wording."""
 
-from skipwise.evals.languages.wording import LATIN_NAME, Language, NeedleWords, PasskeyWords, SuiteWords
+from skipwise.evals.languages.wording import (
+    LATIN_NAME,
+    AlikeWords,
+    AskedWords,
+    AssociationWords,
+    ChainWords,
+    Language,
+    NeedleWords,
+    PasskeyWords,
+    ReasoningWords,
+    ShotWords,
+    SuiteWords,
+)
 
 ENGLISH = Language(
     code="en",
@@ -49,5 +61,81 @@ ENGLISH = Language(
         "Of these two, the one that comes first in the text is",
         order_sentences="Two sentences of the text above, in no particular order:\n{lines}"
         "Of these two, the one that comes first in the text is",
+    ),
+    reasoning=ReasoningWords(
+        names="Ada Boris Clara Diego Elena Farid Greta Hugo Ines Jonas Kira Leon",
+        associations=AssociationWords(
+            instruction="The long text below says here and there where some people live. Remember it: they are "
+            "asked for at the end.\n",
+            fact="\n{name} lives right beside {landmark}.\n",
+            question="\nWho has been {place}?",
+            prefix="That person's name is",
+            landmarks=(
+                ("the Eiffel Tower", "to France"),
+                ("the Colosseum", "to Italy"),
+                ("the Acropolis", "to Greece"),
+                ("the Sagrada Familia", "to Spain"),
+                ("the Taj Mahal", "to India"),
+                ("the ruins of Machu Picchu", "to Peru"),
+                ("the Kremlin", "to Russia"),
+                ("the Sydney Opera House", "to Australia"),
+                ("the Brandenburg Gate", "to Germany"),
+                ("Tower Bridge", "to England"),
+                ("Mount Fuji", "to Japan"),
+                ("the Forbidden City", "to China"),
+                ("the Great Sphinx", "to Egypt"),
+                ("the temple of Angkor Wat", "to Cambodia"),
+                ("Copacabana beach", "to Brazil"),
+                ("the Hagia Sophia", "to Turkey"),
+            ),
+        ),
+        alike=AlikeWords(
+            instruction="In the long text below, codes for some places are asked for several times, and each time "
+            "another one is given. Remember them in order: one is asked for at the end.\n",
+            exchange="\nPlease give me a code for {key}. Here you are: {value}.\n",
+            question="\nWhich code was given for {key} the {ordinal} time?",
+            prefix="Here you are:",
+            ordinals=("first", "second", "third", "fourth", "fifth", "sixth"),
+        ),
+        walks=AskedWords(
+            instruction="Each line below leads from one number to another, as the arrow shows. You are asked where "
+            "a walk along these lines ends.\n",
+            question="\nStart at {start} and follow the arrows for this many steps: {steps}. At which number do you "
+            "arrive?",
+            prefix="The walk ends at the number",
+        ),
+        chains=ChainWords(
+            instruction="Some sentences in the long text below say who has which thing and where people are. A "
+            "thing is always with the person who has it. You are asked where a thing is in the end.\n",
+            takes="\n{name} takes {thing}.\n",
+            gives="\n{name} gives {thing} to {other}.\n",
+            stays="\n{name} stays {place}.\n",
+            things=("the lantern", "the map", "the flute", "the basket"),
+            places=(
+                "in the kitchen",
+                "in the garden",
+                "in the library",
+                "in the cellar",
+                "in the attic",
+                "in the garage",
+                "in the bathroom",
+                "in the hallway",
+            ),
+            question="\nWhere is {thing} in the end?",
+            prefix="So {thing} is",
+        ),
+        shots=ShotWords(
+            instruction="Each line below has three words of one group and the number of that group.\n",
+            question="\nWhich number does the group of these words have: {words}?",
+            prefix="{words}:",
+            classes=(
+                "horse rabbit tiger goat wolf monkey elephant bear sheep camel squirrel fox",
+                "apple cherry grape lemon peach plum melon pear orange mango strawberry fig",
+                "shirt jacket trousers glove scarf coat sock sweater skirt belt dress hat",
+                "teacher baker doctor farmer lawyer carpenter painter plumber nurse pilot tailor judge",
+                "violin piano trumpet guitar flute drum cello harp clarinet organ banjo saxophone",
+                "bicycle truck train tram boat airplane bus ship tractor motorcycle van ferry",
+            ),
+        ),
     ),
 )

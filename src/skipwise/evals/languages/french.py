@@ -1,6 +1,18 @@
 """French wording."""
 
-from skipwise.evals.languages.wording import LATIN_NAME, Language, NeedleWords, PasskeyWords, SuiteWords
+from skipwise.evals.languages.wording import (
+    LATIN_NAME,
+    AlikeWords,
+    AskedWords,
+    AssociationWords,
+    ChainWords,
+    Language,
+    NeedleWords,
+    PasskeyWords,
+    ReasoningWords,
+    ShotWords,
+    SuiteWords,
+)
 
 # Before a colon and a question mark, and inside quotation marks, French has a space that does not break the line.
 FRENCH = Language(
@@ -51,5 +63,84 @@ FRENCH = Language(
         "Des deux, celle qui vient en premier dans le texte est",
         order_sentences="Deux phrases du texte ci-dessus, dans un ordre quelconque\u00a0:\n{lines}"
         "Des deux, celle qui vient en premier dans le texte est",
+    ),
+    reasoning=ReasoningWords(
+        names="Adèle Bruno Clara Denis Elsa Fabien Gilles Hélène Inès Jules Karim Léa",
+        associations=AssociationWords(
+            instruction="Le long texte ci-dessous dit ici et là où habitent certaines personnes. Retenez-le\u00a0: "
+            "elles vous seront demandées à la fin.\n",
+            fact="\n{name} habite juste à côté {landmark}.\n",
+            question="\nQui s’est déjà rendu {place}\u00a0?",
+            prefix="Le nom de cette personne est",
+            landmarks=(
+                ("de la tour Eiffel", "en France"),
+                ("du Colisée", "en Italie"),
+                ("de l’Acropole", "en Grèce"),
+                ("de la Sagrada Familia", "en Espagne"),
+                ("du Taj Mahal", "en Inde"),
+                ("des ruines du Machu Picchu", "au Pérou"),
+                ("du Kremlin", "en Russie"),
+                ("de l’opéra de Sydney", "en Australie"),
+                ("de la porte de Brandebourg", "en Allemagne"),
+                ("du Tower Bridge", "en Angleterre"),
+                ("du mont Fuji", "au Japon"),
+                ("de la Cité interdite", "en Chine"),
+                ("du Grand Sphinx", "en Égypte"),
+                ("du temple d’Angkor Vat", "au Cambodge"),
+                ("de la plage de Copacabana", "au Brésil"),
+                ("de la basilique Sainte-Sophie", "en Turquie"),
+            ),
+        ),
+        alike=AlikeWords(
+            instruction="Dans le long texte ci-dessous, on demande plusieurs fois les codes de certains lieux, et "
+            "un autre code est donné à chaque fois. Retenez-les dans l’ordre\u00a0: l’un d’eux vous sera demandé "
+            "à la fin.\n",
+            exchange="\nDonnez-moi un code {key}, s’il vous plaît. Le voici\u00a0: {value}.\n",
+            question="\nQuel code {key} a été donné la {ordinal} fois\u00a0?",
+            prefix="Le voici\u00a0:",
+            ordinals=("première", "deuxième", "troisième", "quatrième", "cinquième", "sixième"),
+        ),
+        walks=AskedWords(
+            instruction="Chaque ligne ci-dessous mène d’un nombre à un autre, comme l’indique la flèche. À la fin, "
+            "on vous demandera où aboutit un parcours le long de ces lignes.\n",
+            question="\nPartez de {start} et suivez les flèches pendant ce nombre de pas\u00a0: {steps}. À quel "
+            "nombre arrivez-vous\u00a0?",
+            prefix="Le parcours se termine au nombre",
+        ),
+        chains=ChainWords(
+            instruction="Dans le long texte ci-dessous, quelques phrases disent qui possède quel objet et où sont "
+            "les gens. Un objet est toujours avec la personne qui le possède. À la fin, on vous demandera où est "
+            "un objet.\n",
+            takes="\n{name} prend {thing}.\n",
+            gives="\n{name} donne {thing} à {other}.\n",
+            stays="\n{name} reste {place}.\n",
+            things=("la lanterne", "la carte", "la flûte", "le panier"),
+            places=(
+                "dans la cuisine",
+                "dans le jardin",
+                "dans la bibliothèque",
+                "dans la cave",
+                "dans le grenier",
+                "dans le garage",
+                "dans la chambre",
+                "dans le couloir",
+            ),
+            question="\nOù est {thing} à la fin\u00a0?",
+            prefix="Donc {thing} se trouve",
+        ),
+        shots=ShotWords(
+            instruction="Chaque ligne ci-dessous donne trois mots d’un même groupe et le numéro de ce groupe.\n",
+            question="\nQuel est le numéro du groupe de ces mots\u00a0: {words}\u00a0?",
+            prefix="{words}:",
+            classes=(
+                "cheval lapin tigre chèvre loup singe éléphant ours mouton chameau écureuil renard",
+                "pomme cerise raisin citron pêche prune melon poire orange mangue fraise figue",
+                "chemise veste pantalon gant écharpe manteau chaussette pull jupe ceinture robe chapeau",
+                "professeur boulanger médecin fermier notaire menuisier peintre plombier infirmier pilote tailleur "
+                "juge",
+                "violon piano trompette guitare flûte tambour violoncelle harpe clarinette orgue banjo saxophone",
+                "vélo camion train tramway bateau avion bus navire tracteur moto fourgon ferry",
+            ),
+        ),
     ),
 )

@@ -1,6 +1,17 @@
 """Japanese wording."""
 
-from skipwise.evals.languages.wording import Language, NeedleWords, PasskeyWords, SuiteWords
+from skipwise.evals.languages.wording import (
+    AlikeWords,
+    AskedWords,
+    AssociationWords,
+    ChainWords,
+    Language,
+    NeedleWords,
+    PasskeyWords,
+    ReasoningWords,
+    ShotWords,
+    SuiteWords,
+)
 
 # Together they make no word or name of the dictionaries IPADIC and EDICT.
 _KATAKANA = (
@@ -55,5 +66,72 @@ JAPANESE = Language(
         which="上の文書{labels}のうちの一つに、次の文があります。\n「{sentence}」\nこの文があるのは文書",
         order_lines="上の文章にある二つの行を、順不同で示します。\n{lines}この二つのうち、文章の中で先に出てくるのは",
         order_sentences="上の文章にある二つの文を、順不同で示します。\n{lines}この二つのうち、文章の中で先に出てくるのは",
+    ),
+    reasoning=ReasoningWords(
+        names="佐藤 鈴木 高橋 田中 伊藤 渡辺 山本 中村 小林 加藤 吉田 松井",
+        associations=AssociationWords(
+            instruction="次の長い文章のところどころに、ある人たちの家がどこにあるかが書かれています。"
+            "最後に質問するので、覚えておいてください。\n",
+            fact="\n{name}さんの家は{landmark}のすぐ隣です。\n",
+            question="\n{place}へ行ったことがあるのは誰ですか。",
+            prefix="その人の名前は",
+            landmarks=(
+                ("エッフェル塔", "フランス"),
+                ("コロッセオ", "イタリア"),
+                ("アクロポリス", "ギリシャ"),
+                ("サグラダ・ファミリア", "スペイン"),
+                ("タージ・マハル", "インド"),
+                ("マチュ・ピチュの遺跡", "ペルー"),
+                ("クレムリン", "ロシア"),
+                ("シドニーのオペラハウス", "オーストラリア"),
+                ("ブランデンブルク門", "ドイツ"),
+                ("タワーブリッジ", "イギリス"),
+                ("富士山", "日本"),
+                ("紫禁城", "中国"),
+                ("大スフィンクス", "エジプト"),
+                ("アンコール・ワット", "カンボジア"),
+                ("コパカバーナの海岸", "ブラジル"),
+                ("アヤソフィア", "トルコ"),
+            ),
+        ),
+        alike=AlikeWords(
+            instruction="次の長い文章では、いくつかの場所の暗証番号を何度か尋ね、そのたびに別の番号を答えています。"
+            "順番も覚えておいてください。最後に質問します。\n",
+            exchange="\n{key}の暗証番号を一つ教えてください。はい、{value}です。\n",
+            question="\n{key}の暗証番号として、{ordinal}に答えたものは何ですか。",
+            prefix="はい、",
+            ordinals=("一番目", "二番目", "三番目", "四番目", "五番目", "六番目"),
+        ),
+        walks=AskedWords(
+            instruction="次の各行は、矢印のとおり、ある数から別の数へ進むことを表します。最後に、"
+            "これらの行をたどるとどこに着くかを質問します。\n",
+            question="\n{start}から始めて、矢印を{steps}回たどってください。どの数に着きますか。",
+            prefix="着いた数は",
+        ),
+        chains=ChainWords(
+            instruction="次の長い文章のところどころに、誰が何を持っていて、誰がどこにいるかが書かれています。"
+            "物はいつも、持っている人と一緒にあります。最後に、ある物がどこにあるかを質問します。\n",
+            takes="\n{name}さんが{thing}を手に取りました。\n",
+            gives="\n{name}さんは{thing}を{other}さんに渡しました。\n",
+            stays="\n{name}さんは{place}にいます。\n",
+            things=("ランタン", "地図", "笛", "かご"),
+            places=("台所", "庭", "書斎", "地下室", "屋根裏", "車庫", "風呂場", "廊下"),
+            question="\n最後に{thing}はどこにありますか。",
+            prefix="{thing}がある場所は",
+        ),
+        shots=ShotWords(
+            instruction="次の各行には、同じ仲間の三つの言葉と、その仲間の番号が書かれています。\n",
+            question="\n{words}の仲間の番号は何ですか。",
+            prefix="{words}:",
+            classes=(
+                "馬 うさぎ 虎 山羊 狼 猿 象 熊 羊 らくだ りす 狐",
+                "りんご さくらんぼ ぶどう レモン 桃 すもも メロン 梨 みかん マンゴー いちご いちじく",
+                "シャツ 上着 ズボン 手袋 マフラー コート 靴下 セーター スカート ベルト ドレス 帽子",
+                "教師 パン職人 医者 農家 弁護士 大工 画家 配管工 看護師 操縦士 仕立屋 裁判官",
+                "バイオリン ピアノ トランペット ギター フルート 太鼓 チェロ ハープ クラリネット オルガン バンジョー "
+                "サックス",
+                "自転車 トラック 電車 路面電車 ボート 飛行機 バス 船 トラクター オートバイ ワゴン車 フェリー",
+            ),
+        ),
     ),
 )

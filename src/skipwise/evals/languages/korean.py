@@ -1,6 +1,17 @@
 """Korean wording."""
 
-from skipwise.evals.languages.wording import Language, NeedleWords, PasskeyWords, SuiteWords
+from skipwise.evals.languages.wording import (
+    AlikeWords,
+    AskedWords,
+    AssociationWords,
+    ChainWords,
+    Language,
+    NeedleWords,
+    PasskeyWords,
+    ReasoningWords,
+    ShotWords,
+    SuiteWords,
+)
 
 KOREAN = Language(
     code="ko",
@@ -49,5 +60,71 @@ KOREAN = Language(
         which="위의 문서 {labels} 가운데 하나에 다음 문장이 있습니다.\n“{sentence}”\n이 문장이 있는 것은 문서",
         order_lines="위 글에 있는 두 줄을 순서와 상관없이 제시합니다.\n{lines}둘 가운데 글에서 먼저 나오는 것은",
         order_sentences="위 글에 있는 두 문장을 순서와 상관없이 제시합니다.\n{lines}둘 가운데 글에서 먼저 나오는 것은",
+    ),
+    reasoning=ReasoningWords(
+        names="지우 민서 하리 수아 준호 은지 태오 유나 도하 서이 미나 나래",
+        associations=AssociationWords(
+            instruction="다음의 긴 글 곳곳에 몇몇 사람의 집이 어디인지 적혀 있습니다. 마지막에 질문하므로 기억해 "
+            "두세요.\n",
+            fact="\n{name}의 집은 {landmark} 바로 옆이다.\n",
+            question="\n{place}에 가 본 적이 있는 사람은 누구입니까?",
+            prefix="그 사람의 이름은",
+            landmarks=(
+                ("에펠탑", "프랑스"),
+                ("콜로세움", "이탈리아"),
+                ("아크로폴리스", "그리스"),
+                ("사그라다 파밀리아", "스페인"),
+                ("타지마할", "인도"),
+                ("마추픽추 유적", "페루"),
+                ("크렘린", "러시아"),
+                ("시드니 오페라 하우스", "호주"),
+                ("브란덴부르크 문", "독일"),
+                ("타워 브리지", "영국"),
+                ("후지산", "일본"),
+                ("자금성", "중국"),
+                ("대스핑크스", "이집트"),
+                ("앙코르와트", "캄보디아"),
+                ("코파카바나 해변", "브라질"),
+                ("아야 소피아", "튀르키예"),
+            ),
+        ),
+        alike=AlikeWords(
+            instruction="다음의 긴 글에서는 몇몇 장소의 번호를 여러 번 묻고, 그때마다 다른 번호로 답합니다. "
+            "순서대로 기억해 두세요. 마지막에 질문합니다.\n",
+            exchange="\n{key}의 번호를 하나 알려 주세요. 네, {value}입니다.\n",
+            question="\n{key}의 번호를 {ordinal} 물었을 때 답한 것은 무엇입니까?",
+            prefix="네,",
+            ordinals=("첫 번째로", "두 번째로", "세 번째로", "네 번째로", "다섯 번째로", "여섯 번째로"),
+        ),
+        walks=AskedWords(
+            instruction="아래의 각 줄은 화살표대로 한 수에서 다른 수로 이어집니다. 마지막에 이 줄들을 따라가면 "
+            "어디에 도착하는지 질문합니다.\n",
+            question="\n{start}에서 시작하여 화살표를 {steps}번 따라가십시오. 어느 수에 도착합니까?",
+            prefix="도착한 수는",
+        ),
+        chains=ChainWords(
+            instruction="다음의 긴 글 곳곳에 누가 무엇을 가지고 있고 누가 어디에 있는지 적혀 있습니다. 물건은 "
+            "언제나 가진 사람과 함께 있습니다. 마지막에 어떤 물건이 어디에 있는지 질문합니다.\n",
+            takes="\n{name}가 {thing}를 집었다.\n",
+            gives="\n{name}가 {other}에게 {thing}를 주었다.\n",
+            stays="\n{name}는 {place}에 머문다.\n",
+            things=("램프", "지도", "피리", "바구니"),
+            places=("부엌", "정원", "서재", "지하실", "다락방", "차고", "욕실", "복도"),
+            question="\n마지막에 {thing}는 어디에 있습니까?",
+            prefix="{thing}가 있는 곳은",
+        ),
+        shots=ShotWords(
+            instruction="아래의 각 줄에는 같은 무리의 낱말 세 개와 그 무리의 번호가 있습니다.\n",
+            question="\n다음 낱말이 속한 무리의 번호는 무엇입니까: {words}",
+            prefix="{words}:",
+            classes=(
+                "말 토끼 호랑이 염소 늑대 원숭이 코끼리 곰 양 낙타 다람쥐 여우",
+                "사과 체리 포도 레몬 복숭아 자두 멜론 참외 오렌지 망고 딸기 무화과",
+                "셔츠 재킷 바지 장갑 목도리 외투 양말 스웨터 치마 허리띠 원피스 모자",
+                "교사 제빵사 의사 농부 변호사 목수 화가 배관공 간호사 조종사 재단사 판사",
+                "바이올린 피아노 트럼펫 기타 플루트 북 첼로 하프 클라리넷 오르간 밴조 색소폰",
+                "자전거 트럭 기차 전차 보트 비행기 버스 배 트랙터 오토바이 승합차 여객선",
+            ),
+        ),
     ),
 )

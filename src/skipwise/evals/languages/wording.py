@@ -84,6 +84,98 @@ class SuiteWords:
     order_sentences: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedWords:
+    """Templates that every reasoning task has.
+
+    Attributes:
+        instruction: what comes first.
+        question: what is asked after the text.
+        prefix: the words that the answer continues. Their end stands nowhere else in the question.
+    """
+
+    instruction: str
+    question: str
+    prefix: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssociationWords(AskedWords):
+    """Templates of facts that share no content word with the question: who has been to the `{place}`?
+
+    Attributes:
+        fact: says that a person with a `{name}` lives beside a `{landmark}`.
+        landmarks: a landmark and the place where it is, each in the form that its template needs.
+    """
+
+    fact: str
+    landmarks: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlikeWords(AskedWords):
+    """Templates of asks that are alike: which value was given for a `{key}` the `{ordinal}` time?
+
+    Attributes:
+        exchange: an ask for a `{key}` of `NeedleWords`, and the `{value}` that is given.
+        ordinals: from the first on, in the form that `question` needs.
+    """
+
+    exchange: str
+    ordinals: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChainWords(AskedWords):
+    """Templates of a thing that goes from hand to hand: where is the `{thing}`?
+
+    Attributes:
+        takes: says that a person with a `{name}` takes a `{thing}`.
+        gives: says that a person gives it to an `{other}`.
+        stays: says that a person is in a `{place}`.
+        things: in the form that all templates need.
+        places: likewise; the last word of each says which place it is.
+    """
+
+    takes: str
+    gives: str
+    stays: str
+    things: tuple[str, ...]
+    places: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShotWords(AskedWords):
+    """Templates of many-shot classification: to which number do these `{words}` belong?
+
+    Attributes:
+        classes: words of each class, separated by spaces.
+    """
+
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReasoningWords:
+    """Templates of the reasoning tasks.
+
+    Attributes:
+        names: of people, separated by spaces; none begins with another.
+        associations: facts that share no word with the question.
+        alike: the i-th of several alike asks.
+        walks: a walk from a number to another, from `{start}` on for so many `{steps}`.
+        chains: a thing that goes from hand to hand.
+        shots: many-shot classification.
+    """
+
+    names: str
+    associations: AssociationWords
+    alike: AlikeWords
+    walks: AskedWords
+    chains: ChainWords
+    shots: ShotWords
+
+
 class Planted(NamedTuple):
     """A sentence with an answer in it.
 
@@ -108,6 +200,7 @@ class Language:
         passkey: templates of passkey prompts.
         needles: templates of needles.
         suite: templates of suites.
+        reasoning: templates of the reasoning tasks.
         conjunction: what stands before the last entry of a list.
         comma: what stands between the others.
         space: what stands between words and between sentences; empty in scripts without spaces.
@@ -120,6 +213,7 @@ class Language:
     passkey: PasskeyWords
     needles: NeedleWords
     suite: SuiteWords
+    reasoning: ReasoningWords
     conjunction: str
     comma: str = ", "
     space: str = " "

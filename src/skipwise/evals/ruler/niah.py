@@ -16,7 +16,8 @@ import numpy as np
 
 from skipwise.errors import DataError
 from skipwise.evals.context import EvalContext
-from skipwise.evals.ruler.task import Draft, Drafter, RulerTask, filler_lines, insert_at_random, topped_up
+from skipwise.evals.drafts import Draft
+from skipwise.evals.ruler.task import Drafter, RulerTask, filler_lines, insert_at_random, topped_up
 from skipwise.evals.ruler.vocabulary import ADJECTIVES, NOUNS
 
 Haystack = Literal["noise", "essay", "needle"]

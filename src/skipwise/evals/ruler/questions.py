@@ -19,9 +19,10 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from skipwise.errors import ConfigError, DataError
 from skipwise.evals.context import EvalContext
+from skipwise.evals.drafts import Draft
 from skipwise.evals.prompts import string_match_any
 from skipwise.evals.ruler.facts import FactWorld, Question
-from skipwise.evals.ruler.task import Draft, Drafter, RulerTask, topped_up
+from skipwise.evals.ruler.task import Drafter, RulerTask, topped_up
 from skipwise.evals.settings import NO_KEY
 
 

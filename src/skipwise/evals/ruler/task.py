@@ -1,4 +1,4 @@
-"""What all RULER tasks share: prompts as text, the search for the size that fills the length, and the task itself.
+"""What all RULER tasks share: the search for the size that fills the length, and the task itself.
 
 A family of tasks makes drafts of any size from a seed. The search changes the size until the prompt fills the length.
 """
@@ -6,18 +6,18 @@ A family of tasks makes drafts of any size from a seed. The search changes the s
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from skipwise.data.tokens import encoder_of
 from skipwise.errors import ConfigError
 from skipwise.evals.context import EvalContext
+from skipwise.evals.drafts import Draft, EncodedDraft, PromptEncoder
 from skipwise.evals.languages import ENGLISH
 from skipwise.evals.prompts import Prompt, Score, answer_prompts, score_results, string_match_all
-from skipwise.evals.settings import NO_KEY, Count, check_settings
-from skipwise.evals.thinking import AfterThought, opens_thought, thinking_switches, without_thought
+from skipwise.evals.settings import NO_KEY, Count, check_settings, check_thinking
+from skipwise.evals.thinking import AfterThought
 from skipwise.records.results import Measurement
 
 TOLERANCE = 0.02
@@ -29,90 +29,8 @@ _MAX_GROWTH = 16
 _MAX_GUESSES = 8
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Draft:
-    """One prompt as text.
-
-    Attributes:
-        request: instruction, context and question.
-        answer_prefix: the words that the answer continues; a chat model's turn begins with them.
-        references: what the answer must contain.
-        details: JSON values that join the sample.
-    """
-
-    request: str
-    answer_prefix: str
-    references: list[str]
-    details: dict[str, Any] = field(default_factory=dict)
-
-
 Drafter = Callable[[int, int], Draft]
 """Makes the prompt from the number of units of haystack and the number of filler words, on which alone it depends."""
-
-
-class EncodedDraft(NamedTuple):
-    """A draft with its tokens."""
-
-    draft: Draft
-    prompt_ids: list[int]
-
-
-class PromptEncoder:
-    """Tokenizes drafts; control tokens that a draft spells are read as text.
-
-    Args:
-        tokenizer: a tokenizer of the transformers library.
-        bos_ids: token ids that precede every input without a chat template: one or none.
-        chat: whether to put the request into a user's turn of the tokenizer's chat template. The answer prefix follows
-            the assistant's header, after an empty thought if the template opens one.
-        thinks: whether a chat model may think; it then begins its answer itself.
-
-    Raises:
-        ConfigError: a chat is asked for and the tokenizer has no template.
-    """
-
-    def __init__(
-        self, tokenizer: Any, *, bos_ids: Sequence[int] = (), chat: bool = False, thinks: bool = False
-    ) -> None:
-        if chat and not getattr(tokenizer, "chat_template", None):
-            raise ConfigError(
-                "chat is true but the tokenizer has no chat template: set chat to false", page="unsuitable-tokenizer"
-            )
-        self._tokenizer = tokenizer
-        self._bos_ids = list(bos_ids)
-        self._chat, self._thinks = chat, thinks
-
-    def encode(self, draft: Draft) -> EncodedDraft:
-        """The draft with its tokens."""
-        if not self._chat:
-            return EncodedDraft(draft, self._bos_ids + self._plain(f"{draft.request} {draft.answer_prefix}"))
-        messages, encoder = [{"role": "user", "content": draft.request}], encoder_of(self._tokenizer)
-        switches: Any = thinking_switches(self._tokenizer, on=self._thinks)
-        # The template writes the beginning-of-sequence token.
-        if self._thinks:
-            return EncodedDraft(draft, encoder.encode_chat(messages, **switches))
-        ids = encoder.encode_chat(messages, finish=without_thought, ending=draft.answer_prefix, **switches)
-        return EncodedDraft(draft, ids)
-
-    @property
-    def opens_thought(self) -> bool:
-        """Whether prompts end at the beginning of a thought."""
-        if not self._thinks:
-            return False
-        switches: Any = thinking_switches(self._tokenizer, on=True)
-        how = {"tokenize": False, "add_generation_prompt": True, **switches}
-        return opens_thought(self._tokenizer.apply_chat_template([{"role": "user", "content": ""}], **how))
-
-    def answer_ids(self, draft: Draft, max_tokens: int) -> list[int]:
-        """Tokens of the first reference right after the prompt; empty if they are too many or do not decode to it."""
-        together = self._plain(f"{draft.answer_prefix} {draft.references[0]}")
-        answer = together[len(self._plain(draft.answer_prefix)) :]
-        # Some of the answer is missing if the tokenizer merges its beginning with the prefix's end.
-        proves = draft.references[0] in self._tokenizer.decode(answer)
-        return answer if proves and len(answer) <= max_tokens else []
-
-    def _plain(self, text: str) -> list[int]:
-        return encoder_of(self._tokenizer).encode(text)
 
 
 _FILLER_WORDS = ENGLISH.passkey.filler.split()
@@ -245,11 +163,7 @@ class RulerTask:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        if self.thinking_tokens and not self.chat:
-            raise ConfigError(
-                f"{self.name}.thinking_tokens is {self.thinking_tokens}, and plain text is not thought about: set "
-                f"{self.name}.chat to true, or leave it out"
-            )
+        check_thinking(self)
 
     @property
     def uses_documents(self) -> bool:

@@ -14,8 +14,9 @@ from typing import ClassVar
 import numpy as np
 
 from skipwise.evals.context import EvalContext
+from skipwise.evals.drafts import Draft
 from skipwise.evals.languages import ENGLISH
-from skipwise.evals.ruler.task import Draft, Drafter, RulerTask, filler_lines, insert_at_random, topped_up
+from skipwise.evals.ruler.task import Drafter, RulerTask, filler_lines, insert_at_random, topped_up
 
 _WORDS_PER_LINE = len(ENGLISH.passkey.filler.split())
 # The worked example has shorter names than the question, so that neither is mistaken for the other.

@@ -13,7 +13,8 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from skipwise.evals.context import EvalContext
-from skipwise.evals.ruler.task import Draft, Drafter, RulerTask, topped_up
+from skipwise.evals.drafts import Draft
+from skipwise.evals.ruler.task import Drafter, RulerTask, topped_up
 from skipwise.evals.ruler.vocabulary import ADJECTIVES, NOUNS, VERBS
 
 WORDS = (*NOUNS, *ADJECTIVES, *VERBS)

@@ -14,17 +14,15 @@ from pydantic import Field
 
 from skipwise.errors import ConfigError
 from skipwise.evals.context import EvalContext
+from skipwise.evals.haystack import closed, filler_ids, running_text, with_lines
 from skipwise.evals.languages import ENGLISH, LANGUAGES, Language, NeedleWords
 from skipwise.evals.prompts import (
     Prompt,
     answer_prompts,
-    closed,
     opening_ids,
-    running_text,
     score_results,
     split_answers,
     string_match_all,
-    whole_until,
 )
 from skipwise.evals.settings import NO_KEY, AtDepths, Count, Haystack
 from skipwise.records.results import EvalResult, Measurement, Sample
@@ -139,16 +137,11 @@ class NeedleGrid(AtDepths):
         haystack = self._haystack(context, room, rng)
         if language is not ENGLISH:
             haystack = closed(context.tokenizer, haystack)
-        prompt_ids, begin = opening, 0
-        for needle, line in sorted(zip(needles, lines, strict=True), key=lambda placed: placed[0].depth):
-            cut = round(needle.depth * room)
-            if language is not ENGLISH:
-                # English prompts stay as those of earlier versions.
-                cut = whole_until(context.tokenizer, haystack, cut)
-            prompt_ids = prompt_ids + haystack[begin:cut] + list(line)
-            begin = cut
+        placed = [(needle.depth, line) for needle, line in zip(needles, lines, strict=True)]
+        # English prompts stay as those of earlier versions.
+        text = with_lines(context.tokenizer, haystack, placed, whole=language is not ENGLISH)
         return Prompt(
-            prompt_ids=prompt_ids + haystack[begin:] + question_ids,
+            prompt_ids=opening + text + question_ids,
             references=[needle.value for needle in asked],
             max_new_tokens=self.max_new_tokens,
             answer_ids=answer_ids,
@@ -177,12 +170,7 @@ class NeedleGrid(AtDepths):
     def _haystack(self, context: EvalContext, num_tokens: int, rng: np.random.Generator) -> list[int]:
         if self.uses_documents:
             return running_text(context, num_tokens, rng)
-        language, tokenizer = self.language_in(context), context.tokenizer
-        filler = tokenizer.encode(language.passkey.filler, add_special_tokens=False)
-        start = int(rng.integers(len(filler)))
-        if language is not ENGLISH:
-            start = whole_until(tokenizer, filler, start)
-        return np.resize(np.roll(np.asarray(filler), -start), num_tokens).tolist()
+        return filler_ids(context.tokenizer, self.language_in(context), num_tokens, rng)
 
     def _found_in(self, part: int, samples: Sequence[Sample]) -> list[Sample]:
         """Scores of the asked needles in one part of the text: at least the first ones of its stratum."""

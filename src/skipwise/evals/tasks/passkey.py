@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 import torch
 
 from skipwise.evals.context import EvalContext, as_input
+from skipwise.evals.haystack import closed, running_text
 from skipwise.evals.languages import ENGLISH
-from skipwise.evals.prompts import Prompt, closed, prompt_samples, running_text
+from skipwise.evals.prompts import Prompt, prompt_samples
 from skipwise.evals.settings import NO_KEY, AtDepths, Count, Haystack
 from skipwise.evals.tasks.passkey_prompt import PasskeyBuilder
 from skipwise.records.results import EvalResult, Measurement, Sample, hash_tokens

@@ -10,8 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from skipwise.errors import ConfigError
+from skipwise.evals.haystack import closed, whole_until
 from skipwise.evals.languages import ENGLISH, Language
-from skipwise.evals.prompts import Prompt, closed, opening_ids, split_answers, whole_until
+from skipwise.evals.prompts import Prompt, opening_ids, split_answers
 
 
 class Tokenizer(Protocol):
