@@ -183,8 +183,6 @@ def evaluate(
     if verdict:
         require_retrieval(tasks)
     lengths = length or SuiteFolder(suite or "").lengths
-    if not as_json:
-        _announce(tasks, lengths)
     how = {"dtype": dtype, "attention": attention, "trust_remote_code": trust_remote_code}
     subjects = _checkpoints(model, how) if all_checkpoints else _alone(model, lengths, stretch, allow_beyond, how)
     reads = any(made.uses_documents for made in tasks)
@@ -192,6 +190,8 @@ def evaluate(
     texts = find_texts(model, documents, field, format, **which, progress=not as_json) if reads else None
     asked = {"seed": seed, "out": out, "samples_out": samples, "allow_beyond": allow_beyond, "progress": not as_json}
     asked["cache"] = SampleCache() if use_cache else None
+    if not as_json:
+        _announce(tasks, lengths)
     before = 0 if out is None or not out.is_file() else out.read_bytes().count(b"\n")
     card = None if stretch or allow_beyond else Path(model)  # Of a trained model, within its window.
     held = _measure_all(subjects, tasks, lengths, texts, asked, rule if verdict else None, card, as_json)

@@ -36,6 +36,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from skipwise.records.stats import wilson
 from skipwise.report.commands import next_command, seconds_to_tell
 from skipwise.report.contest import TASKS, Contest, Count, minus, samples_to_tell
 from skipwise.report.evidence import PERPLEXITY, Arm, Evidence
