@@ -31,7 +31,7 @@ ArmsOption = Annotated[
     Any,
     option(
         "--arms NAME,...",
-        "What to compare: base, interpolation-only, plain, randpos, cream, sentences, pose, recipe, full, "
+        "What to compare: base, interpolation-only, plain, randpos, cream, sentences, endprompt, pose, recipe, full, "
         "full-equal-time.",
         shown="base, interpolation-only, plain, randpos, pose",
     ),

@@ -49,6 +49,7 @@ ARM_KINDS: dict[str, ArmKind] = {
     "randpos": ArmKind(settings={"sampler": {"kind": "randpos"}}),
     "cream": ArmKind(settings={"sampler": {"kind": "cream"}}),
     "sentences": ArmKind(settings={"sampler": {"kind": "sentences"}}),
+    "endprompt": ArmKind(settings={"sampler": {"kind": "endprompt"}}),
     "pose": ArmKind(settings={"sampler": {"kind": "pose"}}),
     "recipe": ArmKind(settings={"recipe": "growing"}),
     "full": ArmKind(settings={"sampler": {"kind": "full"}}, whole_target=True),
