@@ -1,7 +1,9 @@
 """The search for rotary frequencies finds what was planted, keeps divisors in order, and gains or changes nothing."""
 
+import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,8 @@ from skipwise.calibrate.frequencies import (
     search_yarn,
     settings_of,
 )
+from skipwise.cli import main
+from skipwise.config import RunConfig
 from skipwise.errors import ConfigError
 from skipwise.model import load_model, with_rope
 from skipwise.records.stats import Estimate
@@ -137,3 +141,20 @@ def test_wrong_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="candidates is 1; give 2 or more"):
         FrequencySearch(candidates=1)
     assert frequencies.KINDS == ("yarn", "longrope")
+
+
+def test_the_verb_writes_settings_that_a_run_takes(
+    tiny_checkpoint: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SKIPWISE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "text.txt").write_text("the river is wide " * 400)
+    command = ["calibrate", "frequencies", str(tiny_checkpoint), "--target", "320", "--kind", "yarn"]
+    small = ["--candidates", "3", "--trials", "2", "--judged", "2", "--documents", str(tmp_path / "text.txt")]
+    out = tmp_path / "run.yaml"
+    assert main([*command, *small, "--out", str(out)]) == 0
+    written = RunConfig.from_yaml(out)
+    assert (written.target, written.build_interpolation().kind) == (320, "yarn")
+    assert "# 3 tried; nats per answer token on other needles" in capsys.readouterr().out
+    assert main([*command, *small, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["interpolation"]["kind"] == "yarn"
+    assert main([*command[:-1], "yarm"]) == 2
