@@ -148,7 +148,7 @@ def test_the_verb_writes_settings_that_a_run_takes(
 ) -> None:
     monkeypatch.setenv("SKIPWISE_CACHE", str(tmp_path / "cache"))
     (tmp_path / "text.txt").write_text("the river is wide " * 400)
-    command = ["calibrate", "frequencies", str(tiny_checkpoint), "--target", "320", "--kind", "yarn"]
+    command = ["calibrate", "rope", str(tiny_checkpoint), "--target", "320", "--kind", "yarn"]
     small = ["--candidates", "3", "--trials", "2", "--judged", "2", "--documents", str(tmp_path / "text.txt")]
     out = tmp_path / "run.yaml"
     assert main([*command, *small, "--out", str(out)]) == 0

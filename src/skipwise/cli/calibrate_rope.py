@@ -1,4 +1,4 @@
-"""`skipwise calibrate frequencies`: searches rotary frequencies for a base model, before it is trained."""
+"""`skipwise calibrate rope`: searches rotary frequencies for a base model, before it is trained."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from skipwise.calibrate.frequencies import FoundFrequencies
 
 
-def frequencies(
+def calibrate_rope(
     model: options.Model,
     target: Annotated[int, option("--target TOKENS", "Context window to extend to, such as 32k.", shown=False)],
     kind: Annotated[
@@ -43,14 +43,14 @@ def frequencies(
     trust_remote_code: options.Trust = False,
     as_json: options.Json = False,
 ) -> None:
-    """Search rotary frequencies for a base model, before training.
+    """Search rotary frequencies before training.
 
     Tries interpolations on the untrained model, by the likelihood of needles hidden at the target. Prints the settings
     of the best one if it is measurably better than YaRN's rule on other needles, else those of YaRN.
 
-    Example: skipwise calibrate frequencies embedded --target 1k --kind yarn --candidates 12
+    Example: skipwise calibrate rope embedded --target 1k --kind yarn --candidates 12
 
-    Example: skipwise calibrate frequencies ./my-model --target 32k --documents docs/ --out run.yaml
+    Example: skipwise calibrate rope ./my-model --target 32k --documents docs/ --out run.yaml
     """
     check_writable("--out", out)
     find_place(model)
