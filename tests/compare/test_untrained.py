@@ -8,6 +8,7 @@ import torch
 
 from skipwise.compare.settings import ARM_KINDS
 from skipwise.compare.untrained import as_measured, pieces_of
+from skipwise.evals import evaluate
 from skipwise.model import attention_of, load_model, rotary_tables
 from skipwise.rope import DynamicNTK, YaRN
 from skipwise.window import Window
@@ -43,9 +44,25 @@ def test_other_distances_hold_for_the_measurement_alone(tiny_checkpoint: Path, m
         assert torch.equal(model(ids).logits, plain)
 
 
+def test_the_same_tokens_are_scored_length_by_length(tiny_checkpoint: Path) -> None:
+    loaded = load_model(tiny_checkpoint)
+    documents = [np.random.default_rng(place).integers(0, 200, 600) for place in range(3)]
+    task, lengths = {"kind": "perplexity", "num_documents": 2, "scored_tokens": 16}, [32, 64]
+
+    def found(measured: str) -> list[float]:
+        pieces = pieces_of(task, lengths, measured)  # type: ignore[arg-type]
+        return [r.value for one, own in pieces for r in evaluate(*loaded, [one], own, documents, progress=False)]
+
+    # Within the original window the base reads, so both must be the same.
+    assert found("by_length") == found("plain")
+
+
 def test_only_what_follows_the_length_is_measured_length_by_length() -> None:
-    assert pieces_of([64, 512], "by_length") == [[64], [512]]
-    assert pieces_of([64, 512], "plain") == [[64, 512]]
+    perplexity, passkey = {"kind": "perplexity", "num_documents": 2}, {"kind": "passkey", "trials": 5, "num_depths": 5}
+    assert pieces_of(perplexity, [64, 512], "plain") == [(perplexity, [64, 512])]
+    cut = {**perplexity, "cut_tokens": 512}
+    assert pieces_of(perplexity, [64, 512], "by_length") == [(cut, [64]), (cut, [512])]
+    assert pieces_of(passkey, [64, 512], "by_length") == [(passkey, [64]), (passkey, [512])]
     untrained = {name: kind.measured for name, kind in ARM_KINDS.items() if not kind.trained}
     assert untrained == {
         "base": "plain",

@@ -87,8 +87,10 @@ def _report(found: "FoundFrequencies", settings: dict[str, Any], out: Path | Non
         out.write_text(text, encoding="utf-8")
     before, after = found.nlls
     if as_json:
+        from skipwise.calibrate.frequencies import settings_of
+
         scores = {"nlls": {"yarn": before, "best": after}, "difference": found.difference._asdict()}
-        print_json({**settings, **scores, "tried": found.tried})
+        print_json({**settings, "best": settings_of(found.best), **scores, "tried": found.tried})
         return
     print(text, end="")
     value, low, high = found.difference

@@ -1,20 +1,32 @@
 """What a user gets without training: a model that is read in another way, by `ArmKind.measured` of its arm."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from skipwise.compare.settings import Measured
+from skipwise.evals import make_task
 from skipwise.model import with_rope
 from skipwise.rope import Interpolation
 from skipwise.runtime.relative import DualChunk, Shifted, other_distances
 from skipwise.window import Window
 
 
-def pieces_of(lengths: Sequence[int], measured: Measured) -> list[list[int]]:
-    """The lengths that one model is measured at, together."""
-    return [[length] for length in lengths] if measured == "by_length" else [[*lengths]]
+def pieces_of(task: Mapping[str, Any], lengths: Sequence[int], measured: Measured) -> list[tuple[dict, list[int]]]:
+    """A task and its lengths, as often as another model is needed; the same tokens are scored as if it were one.
+
+    Args:
+        task: its kind and settings.
+        lengths: in tokens.
+        measured: how the arm is measured.
+    """
+    if measured != "by_length":
+        return [({**task}, [*lengths])]
+    made: Any = make_task(dict(task))
+    # Where perplexity cuts documents depends on all lengths, unless it is told.
+    cut = {"cut_tokens": made.about(lengths)["cut_tokens"]} if hasattr(made, "cut_tokens") else {}
+    return [({**task, **cut}, [length]) for length in lengths]
 
 
 @contextmanager

@@ -193,12 +193,12 @@ def _evaluate(job: Mapping[str, Any], config: Any, folder: Path) -> list[str]:
             continue
         lengths = ", ".join(map(length_label, measured["lengths"]))
         logging.getLogger("skipwise").info(f"measuring {measured['task']['kind']} at {lengths} tokens")
-        for own in pieces_of(measured["lengths"], job["measured"]):
+        for task, own in pieces_of(measured["task"], measured["lengths"], job["measured"]):
             with as_measured(model, job["measured"], own, window, config.build_interpolation()) as network:
                 evaluate(
                     network,
                     tokenizer,
-                    [measured["task"]],
+                    [task],
                     own,
                     documents,
                     seed=job["evaluation_seed"],
