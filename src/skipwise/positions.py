@@ -328,7 +328,8 @@ class EndPrompt:
 
     Positions are `0..Lc-e-1`, then `u + [Lc-e, Lc)` for the last `e = tokens` tokens, with `u = Lt - Lc`. So the short
     window stays whole, and the few last tokens are trained at distances of nearly `Lt` from all others. Distances
-    between are not trained at all; the paper argues that interpolated attention is smooth enough to do without.
+    between are not trained at all; the paper argues that interpolated attention is smooth enough to do without. Text
+    begins at a uniformly drawn token.
 
     Attributes:
         tokens: number of tokens at the end, `e`, 1 or more; a shorter training window keeps one token before them.
@@ -336,8 +337,6 @@ class EndPrompt:
             the positions are, as far as the document reaches.
         end: where they stand. target: their last position is `Lt - 1`, as in the paper. anywhere: `u ~ U{0..Lt-Lc}`, as
             in a variant of the authors' code.
-
-    Text begins at a uniformly drawn token.
 
     Source: EndPrompt, arXiv 2605.14589, as in the authors' code. Deviation: they append a prompt of 18 to 20 tokens,
     always the same, to each text; here the last tokens are text of the document. In retrieval exercises they are the

@@ -274,7 +274,12 @@ def search_yarn(objective: Candidates, window: Window) -> YaRN:
         objective: with its budget.
         window: the lengths.
     """
-    begin = {"factor": window.factor, "beta_fast": 32.0, "beta_slow": 1.0, "attention_factor_scale": 1.0}
+    begin: dict[str, Any] = {
+        "factor": window.factor,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "attention_factor_scale": 1.0,
+    }
     fields, steps = dict(begin), dict(_YARN_STEPS)
     objective(YaRN())
 

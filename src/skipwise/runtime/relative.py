@@ -15,7 +15,7 @@ For evaluation: as rotations are redone at each pass, it takes a few times as lo
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ _QUERIES = 256
 class Distances(Protocol):
     """Which distance each pair of query and key has instead of its own."""
 
-    name: str
+    name: ClassVar[str]
 
     def key_positions(self, keys: Tensor) -> Tensor:
         """New positions of keys, int64 as their own ones (m,)."""
@@ -63,8 +63,8 @@ class DualChunk:
     Source: arXiv 2402.17463, section 3; the chunk size is that of the authors' code.
     """
 
+    name: ClassVar[str] = "skipwise_dual_chunk"
     window: int
-    name: str = "skipwise_dual_chunk"
 
     @property
     def chunk(self) -> int:
@@ -98,9 +98,9 @@ class Shifted:
     Source: arXiv 2410.18745, section 4, equation 5: shift `S = L / 3`, local window 128.
     """
 
+    name: ClassVar[str] = "skipwise_shifted"
     window: int
     local: int = 128
-    name: str = "skipwise_shifted"
 
     @property
     def shift(self) -> int:

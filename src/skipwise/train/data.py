@@ -155,7 +155,7 @@ def _far_labels(
                 original=stage.window.original,
                 target=stage.window.target,
                 extra=config.loss.far_extra,
-                separators={store.separator_id for store in stores} - {None},
+                separators={store.separator_id for store in stores if store.separator_id is not None},
             )
         )
         weights = ", ".join(f"{weight:.3g}" for weight in found[-1].weights)
