@@ -51,25 +51,31 @@ class Distances(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DualChunk:
-    """Dual chunk attention: with chunks of `s = 3/4 window` tokens, keys stand at `j mod s`, and queries
+    """Dual chunk attention: in chunks of `s` tokens keys stand at `j mod s`; `f` is the farthest distance, and queries are
 
-        in the key's own chunk     at i mod s                             their own distance
-        in the next chunk          at min(s + i mod s, window - 1)        their own distance, at most the window
-        farther on                 at window - 1
+        in the key's own chunk     at i mod s               their own distance
+        in the next chunk          at min(s + i mod s, f)   their own distance, but at most f from the chunk's first key
+        farther on                 at f
 
     Attributes:
         window: the model's original window, in tokens.
 
-    Source: arXiv 2402.17463, section 3; the chunk size is that of the authors' code.
+    Source: arXiv 2402.17463, section 3. As in the authors' code, `f` is three quarters of the window, and `s` is less by
+    a sixteenth of the window.
     """
 
     name: ClassVar[str] = "skipwise_dual_chunk"
     window: int
 
     @property
+    def farthest(self) -> int:
+        """The farthest distance that is used, in tokens."""
+        return 3 * self.window // 4
+
+    @property
     def chunk(self) -> int:
         """Tokens of a chunk."""
-        return max(1, 3 * self.window // 4)
+        return max(1, self.farthest - self.window // 16)
 
     def key_positions(self, keys: Tensor) -> Tensor:
         """See `Distances.key_positions`."""
@@ -78,8 +84,8 @@ class DualChunk:
     def query_positions(self, queries: Tensor) -> Tensor:
         """See `Distances.query_positions`."""
         own = queries % self.chunk
-        following = (own + self.chunk).clamp(max=self.window - 1)
-        return torch.stack([own, following, torch.full_like(own, self.window - 1)])
+        following = (own + self.chunk).clamp(max=self.farthest)
+        return torch.stack([own, following, torch.full_like(own, self.farthest)])
 
     def sides(self, queries: Tensor, keys: Tensor) -> Tensor:
         """See `Distances.sides`."""
@@ -95,7 +101,7 @@ class Shifted:
         window: the window that the model was trained for, in tokens.
         local: distances below this stay for near keys alone.
 
-    Source: arXiv 2410.18745, section 4, equation 5: shift `S = L / 3`, local window 128.
+    Source: arXiv 2410.18745, section 4: shift `S = L / 3`, local window 128.
     """
 
     name: ClassVar[str] = "skipwise_shifted"
