@@ -51,7 +51,9 @@ class Distances(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DualChunk:
-    """Dual chunk attention: in chunks of `s` tokens keys stand at `j mod s`; `f` is the farthest distance, and queries are
+    """Dual chunk attention: distances beyond `f` do not occur.
+
+    In chunks of `s` tokens keys stand at `j mod s`, and queries
 
         in the key's own chunk     at i mod s               their own distance
         in the next chunk          at min(s + i mod s, f)   their own distance, but at most f from the chunk's first key
@@ -60,8 +62,8 @@ class DualChunk:
     Attributes:
         window: the model's original window, in tokens.
 
-    Source: arXiv 2402.17463, section 3. As in the authors' code, `f` is three quarters of the window, and `s` is less by
-    a sixteenth of the window.
+    Source: arXiv 2402.17463, section 3. As in the authors' code, `f` is three quarters of the window, and `s` is less
+    by a sixteenth of the window.
     """
 
     name: ClassVar[str] = "skipwise_dual_chunk"
