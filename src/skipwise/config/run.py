@@ -21,6 +21,7 @@ import yaml
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from skipwise.config.base import Length, Share, StrictModel, as_length
+from skipwise.config.loss import LossConfig
 from skipwise.config.mixture import SourceConfig, check_mixture, places_of, sources_of
 from skipwise.config.reading import explain, merge_settings, read_settings, with_kinds
 from skipwise.config.recipes import AUTO, RECIPES
@@ -225,25 +226,6 @@ Tuning = FullTuning | LoraTuning | QloraTuning
 """Which parameters are trained."""
 
 
-class LossConfig(StrictModel):
-    """What is added to the next-token loss. By default nothing.
-
-    Attributes:
-        far_extra: extra weight of all labels with a far context together, as a share of the weight of all labels. A far
-            context is as long as the original window or longer. The weight is shared by inverse frequency: contexts of
-            1 to 2 original windows, 2 to 4, and so on get equal parts of it, however many labels they have. Weights are
-            then scaled so that their mean is 1. Not with streaming or context parallelism.
-        distill: factor on the divergence of each prediction from the model's own prediction for the same tokens at
-            positions without skips. A step takes a third more compute. Not with context parallelism.
-
-    Source: EXACT (arXiv 2605.10544) for `far_extra`; self-distillation over perturbed positions (arXiv 2604.14339) for
-    `distill`.
-    """
-
-    far_extra: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
-    distill: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
-
-
 class GrowthConfig(StrictModel):
     """A stage of growth: the last steps of a run train on longer windows or with farther skips.
 
@@ -402,7 +384,7 @@ class RunConfig(StrictModel):
                 "a mask, which parts of a window cannot be given: leave one of them out",
                 page="parallel-run",
             )
-        self._check_loss()
+        self.loss.check(context=self.parallel.context, streaming=self.data.streaming)
         if self.growth and self.growth[0].changes_nothing:
             raise ConfigError(
                 "setting 'growth' begins with a stage that changes nothing; give it a window, target or sampler, such "
@@ -413,21 +395,6 @@ class RunConfig(StrictModel):
             raise ConfigError(
                 f"setting 'growth' has the shares {shares}; each stage takes over for the last share of the steps, so "
                 "give them falling"
-            )
-
-    def _check_loss(self) -> None:
-        """Refuses additions to the loss where windows are split, or where documents are not known before training."""
-        for name, value in self.loss.model_dump().items():
-            if value and self.parallel.context > 1:
-                raise ConfigError(
-                    f"setting 'loss.{name}' is {value:g} and 'parallel.context' is {self.parallel.context}; it needs "
-                    "whole windows: leave one of them out",
-                    page="parallel-run",
-                )
-        if self.loss.far_extra and self.data.streaming:
-            raise ConfigError(
-                f"setting 'loss.far_extra' is {self.loss.far_extra:g} and 'data.streaming' is true; contexts are "
-                "counted before training, which needs stored documents: leave one of them out"
             )
 
     def build_interpolation(self) -> Interpolation:
