@@ -38,6 +38,8 @@ FLAGS = {
     "skip-bad-items target trust-remote-code tuning verbose",
     "calibrate": "again attention cache documents dry-run dtype factors field json length no-cache "
     "num-documents output seed skip-unreadable tolerance trials trust-remote-code",
+    "calibrate rope": "attention candidates documents dtype field json judged kind out seed skip-unreadable "
+    "target trials trust-remote-code",
     "eval": "all-checkpoints all-documents allow-beyond attention base cache documents dtype field format "
     "held-out-share interpolation json language length no-cache out rule samples scorer seed set "
     "skip-unreadable suite target task trust-remote-code verdict",

@@ -144,6 +144,46 @@ def test_the_heads_gradient_stays_exact_over_many_slices(dtype: torch.dtype) -> 
     assert relative_error(found, true) <= relative_error(own, true) + 1e-4
 
 
+def weighted_truth(model: Any, batch: dict[str, Tensor], weights: Tensor | None, distill: float) -> Tensor:
+    """Label by label, from whole logits: weight * (cross entropy + distill * KL(short || skipped)) / labels."""
+    ids, labels = batch["input_ids"], batch["labels"]
+    logits = model(**training_inputs(ids, batch["position_ids"])).logits.double()
+    short = model(**training_inputs(ids, torch.arange(TOKENS).repeat(2, 1))).logits.double().detach()
+    total, count = torch.zeros((), dtype=torch.float64), 0
+    for row in range(2):
+        for place in range(1, TOKENS):
+            if labels[row, place] == IGNORED:
+                continue
+            found, wanted = logits[row, place - 1].softmax(-1), short[row, place - 1].softmax(-1)
+            loss = -found[labels[row, place]].log() + distill * (wanted * (wanted / found).log()).sum()
+            total = total + loss * (1.0 if weights is None else weights[row, place].double())
+            count += 1
+    return total / count
+
+
+@pytest.mark.parametrize("family", ["llama, tied", "gemma 2, soft cap", "phi, bias"])
+@pytest.mark.parametrize(("weighted", "distill"), [(True, 0.0), (False, 0.7), (True, 0.7)])
+def test_weights_and_divergence_are_those_of_a_loop_over_labels(
+    family: str, weighted: bool, distill: float, batch: dict[str, Tensor]
+) -> None:
+    model = build(family)
+    weights = torch.rand(2, TOKENS, generator=torch.Generator().manual_seed(9)) + 0.5 if weighted else None
+    truth_model = copy.deepcopy(model).double()
+    loss = NextTokenLoss(model, SLICED, distill=distill)(**batch, label_weights=weights)
+    truth = weighted_truth(truth_model, batch, weights, distill)
+    assert loss.item() == pytest.approx(truth.item(), rel=1e-5)
+    found, true = gradients(model, loss), gradients(truth_model, truth)
+    assert found.keys() == true.keys()
+    for name, gradient in true.items():
+        assert relative_error(found[name], gradient) < 2e-4, name
+
+
+def test_without_skips_there_is_nothing_to_distill(llama: Any, batch: dict[str, Tensor]) -> None:
+    batch["position_ids"] = torch.arange(TOKENS).repeat(2, 1)
+    plain = NextTokenLoss(llama, SLICED)(**batch)
+    assert NextTokenLoss(llama, SLICED, distill=1.0)(**batch).item() == pytest.approx(plain.item(), rel=1e-5)
+
+
 def test_gradient_checkpointing_changes_nothing(llama: Any, batch: dict[str, Tensor]) -> None:
     plain = gradients(llama, NextTokenLoss(llama, SLICED)(**batch))
     getattr(llama, CHECKPOINTING.replace("checkpointing", "checkpointing_enable"))({"use_reentrant": False})
@@ -267,7 +307,7 @@ def test_one_product_is_told_from_all_other_heads(
     family: str, batch: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken = []
-    for kind in (skipwise.loss._LinearCrossEntropy, skipwise.loss._ChunkedCrossEntropy):
+    for kind in (skipwise.loss._LinearCrossEntropy, skipwise.loss._ChunkedLoss):
         monkeypatch.setattr(
             kind, "apply", lambda *given, kind=kind, apply=kind.apply: taken.append(kind) or apply(*given)
         )
@@ -277,8 +317,8 @@ def test_one_product_is_told_from_all_other_heads(
     with torch.autocast("cpu", torch.bfloat16):
         NextTokenLoss(model, SLICED)(**batch)
     one_product = not any(word in family for word in ("soft cap", "scaled", "bias"))
-    kind = skipwise.loss._LinearCrossEntropy if one_product else skipwise.loss._ChunkedCrossEntropy
-    assert taken == [kind, kind, skipwise.loss._ChunkedCrossEntropy]
+    kind = skipwise.loss._LinearCrossEntropy if one_product else skipwise.loss._ChunkedLoss
+    assert taken == [kind, kind, skipwise.loss._ChunkedLoss]
 
 
 @pytest.mark.parametrize("watch", ["register_forward_hook", "register_forward_pre_hook"])

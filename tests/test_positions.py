@@ -12,9 +12,12 @@ from skipwise import positions
 from skipwise.errors import ConfigError, PositionError
 from skipwise.positions import (
     CREAM,
+    END_TEXTS,
+    ENDS,
     SAMPLERS,
     SKIPS,
     TEXTS,
+    EndPrompt,
     FullLength,
     Plain,
     PoSE,
@@ -31,6 +34,7 @@ VARIANTS: list[PositionSampler] = [
     *(PoSE(chunks=chunks, text=text, skips=skips) for chunks in (1, 2, 3, 7) for text in TEXTS for skips in SKIPS),
     *(PoSE(chunks=chunks, text=text, start="anywhere") for chunks in (1, 3) for text in TEXTS),
     SentenceGaps(sentence_tokens=1),
+    *(EndPrompt(tokens=3, text=text, end=end) for text in END_TEXTS for end in ENDS),
 ]
 LLAMA = Window(train=2048, original=2048, target=32768)
 
@@ -101,7 +105,7 @@ def test_tiny_windows(kind: str, train: int) -> None:
             assert sample.position_ids[-1] < target
 
 
-@pytest.mark.parametrize("sampler", [RandPos(), CREAM(), SentenceGaps(), Plain(), FullLength()], ids=str)
+@pytest.mark.parametrize("sampler", [RandPos(), CREAM(), SentenceGaps(), EndPrompt(), Plain(), FullLength()], ids=str)
 def test_text_starts_anywhere_in_the_document(sampler: PositionSampler) -> None:
     rng = np.random.default_rng(0)
     size = 12 if isinstance(sampler, FullLength) else 8
@@ -321,6 +325,30 @@ def test_sentence_gaps_draw_every_arrangement_alike() -> None:
     assert_follows(counts, law)
 
 
+@pytest.mark.parametrize(("num_tokens", "ahead"), [(40, 12), (18, 10), (8, 0)])
+def test_end_prompt_moves_the_last_tokens_to_the_end_of_the_target(num_tokens: int, ahead: int) -> None:
+    """By hand: 5 tokens in place, then 3 that end at position 19; their text is up to 12 tokens further on."""
+    rng = np.random.default_rng(3)
+    for text in END_TEXTS:
+        sample = EndPrompt(tokens=3, text=text).sample(num_tokens, window(8, 20), rng)
+        np.testing.assert_array_equal(sample.position_ids, [0, 1, 2, 3, 4, 17, 18, 19])
+        shift = ahead if text == "aligned" else 0
+        expected = [0, 1, 2, 3, 4, 5 + shift, 6 + shift, 7 + shift]
+        np.testing.assert_array_equal(sample.token_index - sample.token_index[0], expected)
+
+
+def test_end_prompt_anywhere_draws_every_skip_and_every_text_alike() -> None:
+    rng, drawn = np.random.default_rng(4), Counter()
+    for _ in range(6000):
+        sample = EndPrompt(tokens=3, text="aligned", end="anywhere").sample(11, window(8, 13), rng)
+        drawn[int(sample.position_ids[5]) - 5, int(sample.token_index[0])] += 1
+    law = {}
+    for skip in range(6):  # U{0..5}; text of min(skip, 3) further on leaves 11 - 8 - min(skip, 3) to begin with.
+        starts = 3 - min(skip, 3) + 1
+        law |= {(skip, start): 1 / 6 / starts for start in range(starts)}
+    assert_follows(drawn, law)
+
+
 def test_full_length_takes_what_there_is() -> None:
     rng = np.random.default_rng(0)
     assert len(FullLength().sample(5000, LLAMA, rng).position_ids) == 5000
@@ -368,7 +396,7 @@ def test_sampler_from_settings() -> None:
     ("wrong", "message"),
     [
         ("rndpos", "did you mean 'randpos'"),
-        ("zzz", "known: pose, randpos, cream, sentences, plain, full"),
+        ("zzz", "known: pose, randpos, cream, sentences, endprompt, plain, full"),
         ({"chunks": 2}, "sampler.kind is None"),
         ({"kind": "pose", "chunk": 2}, "did you mean 'chunks'"),
         ({"kind": "plain", "chunks": 2}, "it has no settings"),
@@ -378,6 +406,9 @@ def test_sampler_from_settings() -> None:
         ({"kind": "pose", "chunks": 2.0}, "whole number, 1 or more"),
         ({"kind": "pose", "chunks": True}, "whole number, 1 or more"),
         ({"kind": "cream", "sigma": 0}, "number above 0"),
+        ({"kind": "endprompt", "tokens": 0}, "whole number, 1 or more"),
+        ({"kind": "endprompt", "text": "uniform"}, "known: contiguous, aligned"),
+        ({"kind": "endprompt", "end": "middle"}, "known: target, anywhere"),
         ({"kind": "cream", "sigma": "wide"}, "number above 0"),
         ({"kind": "sentences", "sentence_tokens": -1}, "whole number, 1 or more"),
     ],

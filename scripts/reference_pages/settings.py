@@ -22,15 +22,21 @@ from skipwise.config.run import (
     GrowthConfig,
     GuardConfig,
     LoraTuning,
+    LossConfig,
     ParallelConfig,
     QloraTuning,
     ValidationConfig,
 )
 from skipwise.evals import TASK_GROUPS, TASKS
-from skipwise.positions import SAMPLERS, SKIPS, STARTS, TEXTS
+from skipwise.positions import END_TEXTS, ENDS, SAMPLERS, SKIPS, STARTS, TEXTS
 from skipwise.rope import INTERPOLATIONS
 from skipwise.train.arguments import _DEFAULTS, _SAID_ELSEWHERE
 
+_MEASURED = {
+    "by_length": "interpolated to the length of each input",
+    "dual_chunk": "dual chunk attention (arXiv 2402.17463)",
+    "shifted": "far distances shifted to nearer ones (STRING, arXiv 2410.18745)",
+}
 _HEADINGS = ("setting", "meaning", "values", "default")
 _WORDS = {int: "whole number", float: "number", str: "text", bool: "`true`, `false`"}
 _GROUPS = {
@@ -38,6 +44,7 @@ _GROUPS = {
     FullTuning: "[tuning](#tuning)",
     GrowthConfig: "list of [stages](#growth)",
     GuardConfig: "[guard](#guard)",
+    LossConfig: "[loss](#loss)",
     ParallelConfig: "[parallel](#parallel)",
     ValidationConfig: "[validation](#validation)",
     SourceConfig: "list of [sources](#data-mixture)",
@@ -59,7 +66,7 @@ _FOUND = ("reference", "output", "interpolation")
 _CHOICES = {
     (SAMPLERS["pose"], name): ", ".join(map(code, known))
     for name, known in (("skips", SKIPS), ("text", TEXTS), ("start", STARTS))
-}
+} | {(SAMPLERS["endprompt"], name): ", ".join(map(code, known)) for name, known in (("text", END_TEXTS), ("end", ENDS))}
 
 
 def values(annotation: Any, metadata: tuple[Any, ...] = ()) -> str:
@@ -200,6 +207,7 @@ by `inv_freq_j` radians per position. `theta` is the RoPE base.
 
 def _run() -> str:
     groups = {
+        "loss": LossConfig,
         "validation": ValidationConfig,
         "guard": GuardConfig,
         "parallel": ParallelConfig,
@@ -252,6 +260,7 @@ def _comparison() -> str:
     for name, kind in ARM_KINDS.items():
         what = [] if kind.trained else ["not trained"]
         what += [] if kind.interpolated else ["not interpolated"]
+        what += [_MEASURED[kind.measured]] if kind.measured in _MEASURED else []
         what += ["trains in windows of the target length"] if kind.whole_target else []
         what += ["takes the reference's training time, not its tokens"] if kind.as_long_as_reference else []
         settings = ", ".join(f"{key}: {shown(value).strip('`')}" for key, value in kind.settings.items())

@@ -96,14 +96,21 @@ class NextTokenLoss:
     forward runs on slices of the hidden states with the decoder standing still. A router loss of a mixture of experts,
     which counts only where its config asks for router logits, is not part of this one.
 
+    With `distill` above 0, each label has another term, where p is the prediction and q that of the same model for the
+    same tokens at positions 0, 1, 2, ... without skips or dilution::
+
+        loss = cross entropy + distill * KL(q || p)
+
+    No gradient flows through q, so this costs a forward pass more.
+
     Args:
         model: a causal language model of the transformers library, not wrapped.
         chunk_bytes: about how large one slice of float32 logits may be; by default 64 MiB, and a quarter of the head
             where that is trained and larger, as each slice reads and writes its whole gradient.
     """
 
-    def __init__(self, model: Any, chunk_bytes: int | None = None) -> None:
-        self._model = model
+    def __init__(self, model: Any, chunk_bytes: int | None = None, *, distill: float = 0.0) -> None:
+        self._model, self._distill = model, distill
         self._decoder: nn.Module = model.base_model
         self._vocabulary = model.config.get_text_config().vocab_size
         # The class's own forward, whatever has been put in its place on this object.
@@ -118,6 +125,7 @@ class NextTokenLoss:
         num_items: Tensor | int | None = None,
         diluted: Tensor | None = None,
         shift_labels: Tensor | None = None,
+        label_weights: Tensor | None = None,
     ) -> Tensor:
         """Computes the loss, ready for `backward`.
 
@@ -129,6 +137,7 @@ class NextTokenLoss:
             diluted: bool (batch,), rows whose attention is diluted; None where that is not in use.
             shift_labels: in place of `labels`, each at the token before it already, as the transformers library calls
                 them; they must be where tokens are parts of a window.
+            label_weights: float32 (batch, n), the factor on each of `labels`; None for 1.
 
         Returns:
             0-d float32 loss; 0 where nothing is scored. `backward` can go through it once.
@@ -141,20 +150,33 @@ class NextTokenLoss:
         hidden, targets = hidden.flatten(0, 1), targets.flatten()
         scored = targets != IGNORED
         count = scored.sum() if num_items is None else torch.as_tensor(num_items, device=hidden.device)
+        weights = None if label_weights is None else label_weights[:, 1:].flatten()
+        short = self._without_skips(input_ids) if self._distill else None
 
         if not bool(scored.all()):
             hidden, targets = hidden[scored], targets[scored]
+            weights, short = (None if each is None else each[scored] for each in (weights, short))
         # Slices of one size: a rest of a few rows would cost the head's whole gradient again.
         beside = self._head_parameters()
         size = 4 * self._vocabulary * len(hidden)
         num_slices = min(max(1, round(size / max(1, self._slice_bytes(beside)))), max(1, len(hidden)))
         rows = max(1, -(-len(hidden) // num_slices))
         with self._standing_decoder(type(outputs)) as head:
-            if (weight := self._plain_weight(head, hidden, beside)) is not None:
+            if weights is not None or short is not None:
+                loss_of = _weighted_loss(head, targets, weights, short, self._distill)
+                total = _ChunkedLoss.apply(head, loss_of, rows, hidden, *beside)
+            elif (weight := self._plain_weight(head, hidden, beside)) is not None:
                 total = _LinearCrossEntropy.apply(rows, hidden, targets, weight)
             else:
-                total = _ChunkedCrossEntropy.apply(head, rows, hidden, targets, *beside)
+                total = _ChunkedLoss.apply(head, _cross_entropy(targets), rows, hidden, *beside)
         return total / count.clamp(min=1)
+
+    @torch.no_grad()
+    def _without_skips(self, input_ids: Tensor) -> Tensor:
+        """Hidden states (batch * (n - 1), width) of the same tokens at positions 0, 1, 2, ..., but for the last one."""
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
+        inputs = training_inputs(input_ids, positions)
+        return self._decoder(**inputs).last_hidden_state[:, :-1].flatten(0, 1)
 
     def _slice_bytes(self, beside: list[nn.Parameter]) -> int:
         if self._chunk_bytes is not None:
@@ -209,7 +231,7 @@ class NextTokenLoss:
                 decoder.forward = replaced
 
 
-def use_chunked_loss(model: Any) -> None:
+def use_chunked_loss(model: Any, *, distill: float = 0.0) -> None:
     """Makes `model(..., labels=...)` return `{"loss": ...}` by `NextTokenLoss`, until `del model.forward`.
 
     As in the transformers library, `shift_labels` in place of `labels` are those that are shifted already.
@@ -217,7 +239,7 @@ def use_chunked_loss(model: Any) -> None:
     The loss is taken inside the forward pass, where whatever wraps the model (an adapter, data parallelism, sharding)
     expects it.
     """
-    loss, forward = NextTokenLoss(model), model.forward
+    loss, forward = NextTokenLoss(model, distill=distill), model.forward
 
     @functools.wraps(forward)
     def forward_or_loss(
@@ -226,12 +248,13 @@ def use_chunked_loss(model: Any) -> None:
         shift_labels: Tensor | None = None,
         num_items_in_batch: Any = None,
         diluted: Tensor | None = None,
+        label_weights: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
         if labels is None and shift_labels is None:
             return forward(*args, **kwargs)
         inputs = kwargs["input_ids"], kwargs["position_ids"]
-        return {"loss": loss(*inputs, labels, num_items_in_batch, diluted, shift_labels)}
+        return {"loss": loss(*inputs, labels, num_items_in_batch, diluted, shift_labels, label_weights)}
 
     model.forward = forward_or_loss
 
@@ -270,7 +293,7 @@ def _widened(grad: Tensor) -> Tensor:
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Sum of cross entropies of `hidden @ weight.T`, as `_ChunkedCrossEntropy` has it, without its copies.
+    """Sum of cross entropies of `hidden @ weight.T`, as `_ChunkedLoss` has it, without its copies.
 
     One slice of logits is made in place of the last one and becomes its own gradient, and the weight's gradient is
     summed by the product itself: on a CPU, new memory costs more than what is computed in it.
@@ -305,11 +328,37 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return None, hidden_grad, None, weight_grad
 
 
-class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Sum of cross entropies over slices; gradients are made slice by slice in the forward pass."""
+SliceLoss = Callable[[Tensor, slice], Tensor]
+"""The summed loss of a slice of tokens, from their float32 logits (n, vocabulary)."""
+
+
+def _cross_entropy(targets: Tensor) -> SliceLoss:
+    return lambda logits, piece: nn.functional.cross_entropy(logits, targets[piece], reduction="sum")
+
+
+def _weighted_loss(
+    head: Callable, targets: Tensor, weights: Tensor | None, short: Tensor | None, distill: float
+) -> SliceLoss:
+    """Cross entropies, with `distill` times the divergence from what the hidden states `short` predict; weighted."""
+
+    def loss_of(logits: Tensor, piece: slice) -> Tensor:
+        losses = nn.functional.cross_entropy(logits, targets[piece], reduction="none")
+        if short is not None:
+            with torch.no_grad():
+                wanted = head(short[piece]).float().log_softmax(-1)
+            found = logits.log_softmax(-1)
+            divergence = nn.functional.kl_div(found, wanted, reduction="none", log_target=True).sum(-1)
+            losses = losses + distill * divergence
+        return (losses if weights is None else losses * weights[piece]).sum()
+
+    return loss_of
+
+
+class _ChunkedLoss(torch.autograd.Function):
+    """Sum of losses over slices; gradients are made slice by slice in the forward pass."""
 
     @staticmethod
-    def forward(ctx: Any, head: Callable, rows: int, hidden: Tensor, targets: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, head: Callable, loss_of: SliceLoss, rows: int, hidden: Tensor, *parameters: Tensor) -> Tensor:
         needed = any(ctx.needs_input_grad)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         hidden_grad = torch.zeros_like(hidden) if needed else None
@@ -317,7 +366,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         for start in slice_starts(len(hidden), rows):
             piece = hidden[start : start + rows].detach().requires_grad_(needed)
             with torch.set_grad_enabled(needed):
-                loss = nn.functional.cross_entropy(head(piece).float(), targets[start : start + rows], reduction="sum")
+                loss = loss_of(head(piece).float(), slice(start, start + rows))
             total += loss.detach()
             if hidden_grad is not None:
                 piece_grad, *fresh = torch.autograd.grad(loss, (piece, *parameters))
@@ -336,4 +385,4 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
         # In place: the head's gradient is as large as the head, and a copy would stand at the very peak of memory.
         hidden_grad, *grads = (grad.mul_(grad_output) for grad in ctx.saved_tensors)
-        return None, None, hidden_grad, None, *grads
+        return None, None, None, hidden_grad, *grads

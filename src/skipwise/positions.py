@@ -8,6 +8,7 @@ examples it sees every relative distance. Symbols: `Lc` = window.train, `Lo` = w
     RandPos       a random subset of positions
     CREAM         the two ends of the target range and a movable middle
     SentenceGaps  gaps at sentence ends
+    EndPrompt     the window whole but for its last few tokens, which stand at the end of the target
     Plain         a short window without skips
     FullLength    the whole target, the baseline
 
@@ -31,6 +32,8 @@ from skipwise.window import Window
 TEXTS = ("uniform", "contiguous", "aligned")
 SKIPS = ("sequential", "simplex", "flat")
 STARTS = ("document", "anywhere", "mixed")
+END_TEXTS = ("contiguous", "aligned")
+ENDS = ("target", "anywhere")
 FROM_THE_BEGINNING = 0.25  # share of examples that start at the document's beginning, with start="mixed"
 FEW_DRAWS = 256  # subsets up to this size are drawn faster by numpy's choice
 FEW_CHUNKS = 6  # up to this number, shifting the chunks one by one is faster
@@ -320,6 +323,52 @@ class SentenceGaps:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EndPrompt:
+    """The window as it is, but for its last few tokens, which stand at the end of the target.
+
+    Positions are `0..Lc-e-1`, then `u + [Lc-e, Lc)` for the last `e = tokens` tokens, with `u = Lt - Lc`. So the short
+    window stays whole, and the few last tokens are trained at distances of nearly `Lt` from all others. Distances
+    between are not trained at all; the paper argues that interpolated attention is smooth enough to do without. Text
+    begins at a uniformly drawn token.
+
+    Attributes:
+        tokens: number of tokens at the end, `e`, 1 or more; a shorter training window keeps one token before them.
+        text: which text the last tokens have. contiguous: what follows in the document. aligned: text as far ahead as
+            the positions are, as far as the document reaches.
+        end: where they stand. target: their last position is `Lt - 1`, as in the paper. anywhere: `u ~ U{0..Lt-Lc}`, as
+            in a variant of the authors' code.
+
+    Source: EndPrompt, arXiv 2605.14589, as in the authors' code. Deviation: they append a prompt of 18 to 20 tokens,
+    always the same, to each text; here the last tokens are text of the document. In retrieval exercises they are the
+    question and its answer.
+    """
+
+    uses_sentence_ends: ClassVar[bool] = False
+
+    tokens: int = 20
+    text: str = "contiguous"
+    end: str = "target"
+
+    def __post_init__(self) -> None:
+        _check_count("sampler.tokens", self.tokens)
+        _check_choice("sampler.text", self.text, END_TEXTS)
+        _check_choice("sampler.end", self.end, ENDS)
+
+    def sample(self, num_tokens: int, window: Window, rng: np.random.Generator) -> PositionSample:
+        """See `PositionSampler.sample`."""
+        _check_document(num_tokens, window)
+        skip = window.target - window.train
+        if self.end == "anywhere":
+            skip = int(rng.integers(0, skip + 1))
+        room = num_tokens - window.train
+        ahead = min(skip, room) if self.text == "aligned" else 0
+        start = int(rng.integers(0, room - ahead + 1))
+        tokens = min(self.tokens, window.train - 1)
+        lengths = [window.train - tokens, tokens]
+        return PositionSample._unchecked(_in_chunks(lengths, [start, start + ahead]), _in_chunks(lengths, [0, skip]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plain:
     """A short window without skips: positions `0..Lc-1`. Text: contiguous, from a uniformly drawn start."""
 
@@ -349,6 +398,7 @@ SAMPLERS: dict[str, type[PositionSampler]] = {
     "randpos": RandPos,
     "cream": CREAM,
     "sentences": SentenceGaps,
+    "endprompt": EndPrompt,
     "plain": Plain,
     "full": FullLength,
 }

@@ -50,7 +50,8 @@ def test_every_kind_of_arm_makes_a_run() -> None:
     jobs = jobs_of(comparison(arms=list(ARM_KINDS), seeds=[0, 3]))
     trained = [name for name, kind in ARM_KINDS.items() if kind.trained]
     assert {name for name in jobs if "seed" in name} == {f"arms/{name}/seed-{s}" for name in trained for s in (0, 3)}
-    assert {name for name in jobs if "seed" not in name} == {"arms/base", "arms/interpolation-only"}
+    untrained = {"base", "interpolation-only", "dynamic-ntk", "dca", "string"}
+    assert {name for name in jobs if "seed" not in name} == {f"arms/{name}" for name in untrained}
 
 
 @pytest.mark.parametrize("arm", [name for name, kind in ARM_KINDS.items() if kind.trained])

@@ -81,7 +81,7 @@ def test_skips_and_windows_fall_at_turns_where_turns_are_short(kind: Any) -> Non
         # More skips than turns: each turn has one.
         assert at_turns > 1.2 * before or at_turns / skips > 0.1
     elif skips:
-        few = kind in ("pose", "cream") or kind["chunks"] <= 3
+        few = kind in ("pose", "cream", "endprompt") or kind["chunks"] <= 3
         assert at_turns / skips > (0.9 if few else 0.6), (at_turns, skips)
         assert before / skips < 0.4
 

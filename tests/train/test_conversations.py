@@ -131,6 +131,8 @@ def test_the_loss_is_that_of_the_labels_over_all_micro_batches(chat_settings: di
         {"recipe": "growing", "data": {"retrieval": 0.0, "near_labels": 0.25}},
         {"sampler": {"kind": "sentences"}, "data": {"skips_at": "anywhere"}},
         {"sampler": {"kind": "randpos"}, "short_steps": 0.5},
+        {"recipe": "diluted", "data": {"retrieval": 0.0}, "loss": {"far_extra": 0.5, "distill": 0.5}},
+        {"sampler": {"kind": "endprompt", "tokens": 6}},
     ],
 )
 def test_every_kind_of_window_trains(chat_settings: dict[str, Any], changes: dict[str, Any]) -> None:

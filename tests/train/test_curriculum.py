@@ -237,7 +237,7 @@ def test_an_exercise_asks_for_the_key_it_hides_and_for_nothing_else(tokenizer: A
     window = Window(train=600, original=256, target=2048)  # So long that the filler shows, whatever it is.
     exercises, in_filler = exercises_of(tokenizer, store, window=window), 0
     for place in range(40):
-        ids, positions, labels, is_sample, _ = exercises.at(place)
+        ids, positions, labels, is_sample, *_ = exercises.at(place)
         assert not is_sample, "the key is all there is"
         text = tokenizer.decode(ids)
         key, again = re.findall(r"pass key is (\d{5})\. Remember it\. (\d{5}) is the pass key", text)[0]

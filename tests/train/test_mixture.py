@@ -136,6 +136,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "plain": {},
     "workers": {"training": {"dataloader_num_workers": 2}},
     "growth and exercises": {"window": 240, "growth": {"window": 250, "share": 0.5}, "retrieval": 0.5},
+    "far labels and two views": {"loss": {"far_extra": 0.5, "distill": 0.5}, "growth": {"window": "2x", "share": 0.5}},
 }
 
 
@@ -147,9 +148,8 @@ def test_stopped_and_resumed_is_bit_equal_to_uninterrupted(
     entries = [*mixture["data"]["mixture"][:3], {"weight": 0.3, "replay": True}]
     data = {**mixture["data"], "mixture": entries, "retrieval": changes.pop("retrieval", 0.0)}
     given = {**mixture, "data": data}
-    whole = run(
-        given, output=str(tmp_path / "whole"), window=changes.get("window", 32), growth=changes.get("growth", [])
-    )
+    kept = {name: value for name, value in changes.items() if name != "training"}
+    whole = run(given, output=str(tmp_path / "whole"), **{"window": 32, **kept})
     stop_after(2)
     stopped = run(given, **changes)
     assert (stopped.finished, stopped.steps) == (False, 2)

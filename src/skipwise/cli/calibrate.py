@@ -135,7 +135,7 @@ def calibrate(
     loaded = load_model(model, dtype=dtype, attention=attention, trust_remote_code=trust_remote_code)
     network: Any = loaded.model
     network.to(process_state().device)
-    texts = _texts(run, data, sources, loaded.tokenizer, target, progress=not as_json)
+    texts = texts_of(run, data, sources, loaded.tokenizer, target, progress=not as_json)
     cache = SampleCache() if use_cache else None
     how: dict[str, Any] = {"search": search, "seed": seed, "cache": cache, "progress": not as_json}
     found = choose(network, loaded.tokenizer, texts, length, **how)
@@ -171,7 +171,7 @@ def _check_model(model: str, config: Any, target: int, *, again: bool) -> None:
     check_length(config, target, allow_beyond=False)
 
 
-def _texts(
+def texts_of(
     run: "HeldOut",
     data: "DataConfig",
     sources: "Sequence[Sources]",

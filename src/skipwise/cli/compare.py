@@ -31,8 +31,8 @@ ArmsOption = Annotated[
     Any,
     option(
         "--arms NAME,...",
-        "What to compare: base, interpolation-only, plain, randpos, cream, sentences, pose, recipe, full, "
-        "full-equal-time.",
+        "What to compare: base, interpolation-only, dynamic-ntk, dca, string, plain, randpos, cream, sentences, "
+        "endprompt, pose, recipe, full, full-equal-time.",
         shown="base, interpolation-only, plain, randpos, pose",
     ),
 ]

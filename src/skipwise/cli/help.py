@@ -21,7 +21,7 @@ _EXAMPLE, _AS_IT_IS = "Example: ", "\b\n"
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "Prepare": ("plan", "doctor", "coverage", "pilot"),
-    "Train": ("extend", "calibrate"),
+    "Train": ("extend", "calibrate", "calibrate rope"),
     "Measure": ("eval", "eval build-suite", "eval benchmarks", "compare", "report"),
     "Use": ("generate", "serve", "export", "keys role", "keys create", "keys list", "keys revoke"),
     "Try": ("demo",),

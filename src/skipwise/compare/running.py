@@ -257,7 +257,8 @@ def _run(job: Job, place: Path, planner: Planner, comparison: Comparison, how: B
     (place / OUTCOME_FILE).unlink(missing_ok=True)
     kind = job.arm.kind
     # Comparing the base with itself would tell nothing.
-    of_arm = [measured for measured in how.evaluation if measured["task"]["kind"] != "regression" or kind.interpolated]
+    is_base = not kind.interpolated and kind.measured == "plain"
+    of_arm = [measured for measured in how.evaluation if measured["task"]["kind"] != "regression" or not is_base]
     one_window = job.run.resolve_window(planner.window.original).train
     text = {
         "name": job.name,
@@ -265,6 +266,7 @@ def _run(job: Job, place: Path, planner: Planner, comparison: Comparison, how: B
         "seed": job.seed,
         "trained": kind.trained,
         "interpolated": kind.interpolated,
+        "measured": kind.measured,
         "measures_costs": job.measures_costs,
         "tokens_per_step": one_window if job.measures_costs else planner.step_tokens,
         "run": parse_yaml(job.run.to_yaml()),

@@ -13,7 +13,7 @@ All other settings are those of `skipwise.config.RunConfig` and hold for every a
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError
@@ -24,11 +24,16 @@ from skipwise.errors import ConfigError, SkipwiseError
 from skipwise.names import did_you_mean
 from skipwise.report.samples import enough_trials
 
+Measured = Literal["plain", "by_length", "dual_chunk", "shifted"]
+
 
 class ArmKind(StrictModel):
     """A kind of arm.
 
     Attributes:
+        measured: how an untrained arm is measured: as it is, or without a change of its weights by other means.
+            `by_length`: interpolated to the length of each input, not to the target; inputs within the original window
+            are read as by the base. `dual_chunk` and `shifted`: under other distances (`runtime.relative`).
         settings: of its run, over those that all arms share.
         whole_target: whether it trains at the target length instead of short windows, with as many tokens a step.
         as_long_as_reference: whether it takes as many steps as fit into the reference's training time, instead of as
@@ -37,6 +42,7 @@ class ArmKind(StrictModel):
 
     trained: bool = True
     interpolated: bool = True
+    measured: Measured = "plain"
     settings: dict[str, Any] = Field(default={})
     whole_target: bool = False
     as_long_as_reference: bool = False
@@ -45,10 +51,14 @@ class ArmKind(StrictModel):
 ARM_KINDS: dict[str, ArmKind] = {
     "base": ArmKind(trained=False, interpolated=False),
     "interpolation-only": ArmKind(trained=False),
+    "dynamic-ntk": ArmKind(trained=False, measured="by_length", settings={"interpolation": {"kind": "dynamic"}}),
+    "dca": ArmKind(trained=False, interpolated=False, measured="dual_chunk"),
+    "string": ArmKind(trained=False, measured="shifted"),
     "plain": ArmKind(settings={"sampler": {"kind": "plain"}}),
     "randpos": ArmKind(settings={"sampler": {"kind": "randpos"}}),
     "cream": ArmKind(settings={"sampler": {"kind": "cream"}}),
     "sentences": ArmKind(settings={"sampler": {"kind": "sentences"}}),
+    "endprompt": ArmKind(settings={"sampler": {"kind": "endprompt"}}),
     "pose": ArmKind(settings={"sampler": {"kind": "pose"}}),
     "recipe": ArmKind(settings={"recipe": "growing"}),
     "full": ArmKind(settings={"sampler": {"kind": "full"}}, whole_target=True),

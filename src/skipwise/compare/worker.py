@@ -166,6 +166,7 @@ def _evaluate(job: Mapping[str, Any], config: Any, folder: Path) -> list[str]:
         Names of optional measurements that would not have ended before the job's deadline.
     """
     from skipwise.compare.documents import measured_documents
+    from skipwise.compare.untrained import as_measured, pieces_of
     from skipwise.distributed import process_state
     from skipwise.evals import SampleCache, evaluate
     from skipwise.model import load_model, original_window, read_config
@@ -179,7 +180,7 @@ def _evaluate(job: Mapping[str, Any], config: Any, folder: Path) -> list[str]:
     how = {"dtype": config.dtype, "attention": config.attention, "trust_remote_code": config.trust_remote_code}
     base = read_config(config.model, original=config.original, trust_remote_code=config.trust_remote_code)
     window = config.resolve_window(original_window(base))
-    if job["interpolated"] and not job["trained"]:
+    if job["interpolated"] and not job["trained"] and job["measured"] != "by_length":
         how |= {"interpolation": config.build_interpolation(), "window": window, "original": config.original}
     model, tokenizer = load_model(config.output_folder if job["trained"] else config.model, **how)
     model.to(process_state().device)  # pyright: ignore[reportArgumentType]
@@ -192,19 +193,21 @@ def _evaluate(job: Mapping[str, Any], config: Any, folder: Path) -> list[str]:
             continue
         lengths = ", ".join(map(length_label, measured["lengths"]))
         logging.getLogger("skipwise").info(f"measuring {measured['task']['kind']} at {lengths} tokens")
-        evaluate(
-            model,
-            tokenizer,
-            [measured["task"]],
-            measured["lengths"],
-            documents,
-            seed=job["evaluation_seed"],
-            cache=SampleCache(folder.parents[len(Path(job["name"]).parts) - 1] / "cache"),
-            details={"compared": job["arm"], "train_seed": job["seed"]},
-            allow_beyond=True,
-            out=results,
-            samples_out=samples,
-        )
+        for task, own in pieces_of(measured["task"], measured["lengths"], job["measured"]):
+            with as_measured(model, job["measured"], own, window, config.build_interpolation()) as network:
+                evaluate(
+                    network,
+                    tokenizer,
+                    [task],
+                    own,
+                    documents,
+                    seed=job["evaluation_seed"],
+                    cache=SampleCache(folder.parents[len(Path(job["name"]).parts) - 1] / "cache"),
+                    details={"compared": job["arm"], "train_seed": job["seed"]},
+                    allow_beyond=True,
+                    out=results,
+                    samples_out=samples,
+                )
     return left_out
 
 

@@ -21,6 +21,7 @@ import yaml
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from skipwise.config.base import Length, Share, StrictModel, as_length
+from skipwise.config.loss import LossConfig
 from skipwise.config.mixture import SourceConfig, check_mixture, places_of, sources_of
 from skipwise.config.reading import explain, merge_settings, read_settings, with_kinds
 from skipwise.config.recipes import AUTO, RECIPES
@@ -325,6 +326,7 @@ class RunConfig(StrictModel):
         dilution: diluted attention: a key of an earlier chunk also stands for the keys that the skip leaves out, so
             that attention learns to cope with as many keys as the target has. It works best with text aligned to
             positions: `sampler: {kind: pose, text: aligned, start: mixed}`.
+        loss: what is added to the next-token loss. By default nothing.
         validation: what is measured during training.
         calibrate: chooses an attention factor for the target after training, as `skipwise calibrate` does.
         guard: what happens at steps whose loss is not finite or explodes.
@@ -352,6 +354,7 @@ class RunConfig(StrictModel):
     keep_tokens: bool = False
     short_steps: float = Field(default=0.0, ge=0.0, lt=1.0)
     dilution: bool = False
+    loss: LossConfig = LossConfig()
     validation: ValidationConfig = ValidationConfig()
     calibrate: bool = False
     guard: GuardConfig = GuardConfig()
@@ -381,6 +384,7 @@ class RunConfig(StrictModel):
                 "a mask, which parts of a window cannot be given: leave one of them out",
                 page="parallel-run",
             )
+        self.loss.check(context=self.parallel.context, streaming=self.data.streaming)
         if self.growth and self.growth[0].changes_nothing:
             raise ConfigError(
                 "setting 'growth' begins with a stage that changes nothing; give it a window, target or sampler, such "

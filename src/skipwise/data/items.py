@@ -34,6 +34,7 @@ class TrainingItem(NamedTuple):
         is_sample: whether the item shows a sample of a longer text, so that attention may be diluted
             (`loss.diluted_mask`). False for exercises, whose hidden key is shown in full.
         place: index of the item in the run; -1 outside of a run.
+        label_weights: factor of each label in the loss, 1-D float32; None for 1.
     """
 
     input_ids: np.ndarray
@@ -41,6 +42,7 @@ class TrainingItem(NamedTuple):
     labels: np.ndarray
     is_sample: bool = True
     place: int = -1
+    label_weights: np.ndarray | None = None
 
 
 class TrainingItems:

@@ -12,6 +12,7 @@ import torch
 
 from skipwise.data.items import IGNORED_LABEL, TrainingItem
 from skipwise.train.exercises import Items, RetrievalExercises
+from skipwise.train.far_labels import FarLabels
 from skipwise.train.layout import SHORT, Layout
 
 
@@ -23,6 +24,7 @@ class Curriculum(torch.utils.data.Dataset):
         stages: the items of each stage.
         short: the items of the short steps.
         skipped: places to skip: place p gets the item of place p plus the length of the run.
+        far_labels: weights of the labels of each stage; empty for none. Labels of short steps have no weights.
     """
 
     def __init__(
@@ -31,8 +33,10 @@ class Curriculum(torch.utils.data.Dataset):
         stages: Sequence[Items | RetrievalExercises],
         short: Items | None = None,
         skipped: Sequence[int] = (),
+        far_labels: Sequence[FarLabels] = (),
     ) -> None:
         self._layout, self._stages, self._short = layout, list(stages), short
+        self._far_labels = list(far_labels)
         self._skipped = frozenset(skipped)
 
     @property
@@ -47,10 +51,11 @@ class Curriculum(torch.utils.data.Dataset):
         taken = self._layout.taken(place)
         if taken is None:
             return None
-        items = self._items_at(taken)
+        items, stage = self._items_at(taken), self._stage_at(taken)
         while taken in self._skipped:
             taken += len(self)
-        return items.at(taken)._replace(place=taken)
+        item = items.at(taken)._replace(place=taken)
+        return item if stage == SHORT or not self._far_labels else self._far_labels[stage].weighted(item)
 
     def describe(self, place: int) -> dict[str, Any]:
         """Which document the item at a place was made of; also beyond the end of the run."""
@@ -68,8 +73,11 @@ class Curriculum(torch.utils.data.Dataset):
         alone = self._layout.windows_in(stage, at_a_time) == 1
         return tokens if alone and tokens > self.window_tokens else None
 
+    def _stage_at(self, place: int) -> int:
+        return self._layout.stage_of(place // self._layout.items_per_step)
+
     def _items_at(self, place: int) -> Items | RetrievalExercises:
-        stage = self._layout.stage_of(place // self._layout.items_per_step)
+        stage = self._stage_at(place)
         if stage != SHORT:
             return self._stages[stage]
         assert self._short is not None
@@ -96,7 +104,14 @@ def collate(places: Sequence[TrainingItem | None]) -> dict[str, torch.Tensor]:
     length = max(len(item.input_ids) for item in items)
     padded = [_padded(item, length) for item in items]
     batch = {name: torch.from_numpy(np.array([getattr(item, name) for item in padded])) for name in _COLUMNS}
+    if any(item.label_weights is not None for item in items):
+        batch["label_weights"] = torch.from_numpy(np.array([_weights(item, length) for item in items]))
     return batch | {"places": torch.tensor([item.place for item in items if item is not _NOTHING], dtype=torch.int64)}
+
+
+def _weights(item: TrainingItem, length: int) -> np.ndarray:
+    own = np.ones(len(item.input_ids), np.float32) if item.label_weights is None else item.label_weights
+    return np.pad(own, (0, length - len(own)))
 
 
 def _present(places: Sequence[TrainingItem | None]) -> list[TrainingItem]:

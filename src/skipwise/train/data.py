@@ -17,6 +17,7 @@ from skipwise.data.items import TrainingItems
 from skipwise.data.stream import DocumentStream, check_streaming
 from skipwise.train.drawn import Drawn, drawn_from
 from skipwise.train.exercises import Items, RetrievalExercises
+from skipwise.train.far_labels import COUNTED_WINDOWS, FarLabels
 from skipwise.train.layout import Layout
 from skipwise.train.streamed import StreamedItems
 
@@ -36,12 +37,14 @@ class StagedItems(NamedTuple):
         short: the items of the short steps; None if there are none.
         documents: of the first stage.
         drawn: what is drawn from which source of a mixture.
+        far_labels: weights of the labels of each stage; empty if they have none.
     """
 
     stages: list[Items | RetrievalExercises]
     short: Items | None
     documents: Documents
     drawn: list[Drawn]
+    far_labels: list[FarLabels]
 
 
 def check_sources(config: RunConfig, sources: Sequence[Sources] | None = None) -> list[Sources]:
@@ -129,7 +132,35 @@ def make_stages(config: RunConfig, corpus: Corpus, stages: Sequence[RunStage], l
     drawn = drawn_from(layout, opened, replayed, config.data.replay_share)
     for each in drawn:
         logger.log(logging.INFO if each.windows else logging.WARNING, f"drawn from {each.source}: {each.told()}")
-    return StagedItems(made, short and replayed and items_of(short, replayed), opened[0], drawn)
+    far_labels = _far_labels(config, stages, made, opened, layout) if config.loss.far_extra else []
+    return StagedItems(made, short and replayed and items_of(short, replayed), opened[0], drawn, far_labels)
+
+
+def _far_labels(
+    config: RunConfig,
+    stages: Sequence[RunStage],
+    made: Sequence[Items | RetrievalExercises],
+    opened: Sequence[Documents],
+    layout: Layout,
+) -> list[FarLabels]:
+    """The weights of each stage's labels, by the first windows of the stage."""
+    found = []
+    for stage, items, documents in zip(stages, made, opened, strict=True):
+        stores = documents.stores if isinstance(documents, MixedStore) else [documents]
+        begin = stage.begin * layout.items_per_step
+        found.append(
+            FarLabels.counted(
+                items,
+                range(begin, begin + COUNTED_WINDOWS),
+                original=stage.window.original,
+                target=stage.window.target,
+                extra=config.loss.far_extra,
+                separators={store.separator_id for store in stores if store.separator_id is not None},
+            )
+        )
+        weights = ", ".join(f"{weight:.3g}" for weight in found[-1].weights)
+        logger.info(f"weights of labels, by contexts below the original window and its doublings: {weights}")
+    return found
 
 
 def _tell(corpus: Corpus, store: Documents) -> None:

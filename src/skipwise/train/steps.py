@@ -85,7 +85,8 @@ def _train(run: Session) -> Trained:
     assert corpus is not None
     layout = _layout(run)
     made = make_stages(config, corpus, run.stages, layout)
-    curriculum, documents = Curriculum(layout, made.stages, made.short, run.bad_items.skipped), made.documents
+    skipped, documents = run.bad_items.skipped, made.documents
+    curriculum = Curriculum(layout, made.stages, made.short, skipped, made.far_labels)
     if isinstance(documents, DocumentStream) and run.checkpoint is not None:
         documents.restore(stream_places(run.checkpoint))
     validate = build_validation(config, corpus, loaded, run.checked.validation_lengths, share_out=not run.split)
@@ -95,7 +96,7 @@ def _train(run: Session) -> Trained:
         to_calibrate_on = calibration_documents(corpus, run.window.target)
         require_calibratable(loaded.model, loaded.tokenizer, to_calibrate_on)
     record = _begin(run, corpus, made)
-    use_chunked_loss(loaded.model)
+    use_chunked_loss(loaded.model, distill=config.loss.distill)
     model = apply_tuning(loaded.model, config.tuning)
     keep_for_the_loss(model, run.arguments)
     stop = StopOnRequest(logger.warning)
