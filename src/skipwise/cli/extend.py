@@ -88,7 +88,8 @@ def extend(
       original=32k                 context window of the base model
       interpolation=yarn           none, linear, ntk, dynamic, yarn, llama3 or
                                    longrope
-      sampler=pose                 pose, randpos, cream, sentences, plain or full
+      sampler=pose                 pose, randpos, cream, sentences, plain, full
+                                   or FILE.py:CLASS
       sampler.skips=flat           sequential, simplex or flat
       sampler.chunks=3             chunks per window
       training.max_steps=1000      optimizer steps
