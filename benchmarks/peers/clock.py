@@ -1,23 +1,29 @@
-"""A stopwatch."""
+"""A stopwatch of wall time and processor time. On a busy machine only processor time tells anything."""
 
 import time
 
 
 class Clock:
-    """Seconds of stretches that begin and end.
+    """Laps of wall time and of processor time.
 
     Attributes:
-        seconds: of every stretch that has ended.
+        wall: seconds of each lap.
+        cpu: likewise, of the processors, all threads of this process together.
     """
 
     def __init__(self) -> None:
-        self.seconds: list[float] = []
-        self._begun = 0.0
+        self.wall: list[float] = []
+        self.cpu: list[float] = []
+        self._begun: tuple[float, float] | None = None
 
-    def begin(self) -> None:
-        """Begins a stretch."""
-        self._begun = time.monotonic()
+    def start(self) -> None:
+        """Begins a lap."""
+        self._begun = time.monotonic(), time.process_time()
 
-    def end(self) -> None:
-        """Ends it."""
-        self.seconds.append(time.monotonic() - self._begun)
+    def lap(self) -> None:
+        """Ends a lap, if one was begun, and begins the next."""
+        now = time.monotonic(), time.process_time()
+        if self._begun is not None:
+            self.wall.append(now[0] - self._begun[0])
+            self.cpu.append(now[1] - self._begun[1])
+        self._begun = now

@@ -46,7 +46,8 @@ def measure(plan: Plan) -> Iterator[Row | Skipped]:
     for side, one in found.items():
         how = {"part": "perplexity", "case": case, "side": side}
         how["different"] = "windows overlap by half" if side == OVERLAPPING else ""
-        yield Row(metric="seconds", values=one["seconds"], **how)
+        yield Row(metric="seconds", values=one["wall"], **how)
+        yield Row(metric="processor seconds", values=one["cpu"], **how)
         yield Row(metric="perplexity", values=one["values"], **how)
 
 
@@ -118,10 +119,10 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
     clocks, values = {side: Clock() for side in sides}, {side: [] for side in sides}
     for number in range(question["rounds"]):
         for side in list(sides)[:: -1 if number % 2 else 1]:
-            clocks[side].begin()
+            clocks[side].start()
             values[side].append(math.exp(sides[side]() / total))
-            clocks[side].end()
-    return {side: {"seconds": clocks[side].seconds, "values": values[side]} for side in sides}
+            clocks[side].lap()
+    return {side: {"wall": clocks[side].wall, "cpu": clocks[side].cpu, "values": values[side]} for side in sides}
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ class Plan:
         rounds: repeats, in which the sides take turns.
         texts: number of texts of which perplexity is measured.
         clients: numbers of concurrent clients of the servers.
+        formats: of the GGUF files that llama.cpp serves.
         threads: of every side.
     """
 
@@ -27,4 +28,5 @@ class Plan:
     rounds: int = 2
     texts: int = 3
     clients: Sequence[int] = (1, 8)
+    formats: Sequence[str] = ("f16", "q8_0")
     threads: int = 1

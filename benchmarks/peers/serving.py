@@ -24,7 +24,6 @@ from benchmarks.peers.installing import LLAMA_CPP, ROOT, SkippedError, install
 from benchmarks.peers.plan import Plan
 from benchmarks.peers.rows import OURS, Row, Skipped
 
-FORMATS = ("f16", "q8_0")
 SENTENCE = "def read(path):\n    return open(path).read()\n\n"
 NEW_TOKENS, START_SECONDS = 33, 180
 
@@ -35,7 +34,7 @@ def measure(plan: Plan) -> Iterator[Row | Skipped]:
     differ = {OURS: ""}
     try:
         python = install(LLAMA_CPP, plan.folder)
-        for kind in FORMATS:
+        for kind in plan.formats:
             side = f"{LLAMA_CPP.shown}, {kind}"
             threads = ["--n_threads", str(plan.threads), "--n_threads_batch", str(plan.threads)]
             file = ["--model", str(exported(plan, kind)), "--model_alias", "m", "--n_ctx", "4096"]
@@ -65,7 +64,19 @@ def exported(plan: Plan, kind: str) -> Path:
     """
     folder = plan.folder / f"gguf-{kind}"
     if not folder.is_dir():
-        command = [sys.executable, "-m", "skipwise", "export", plan.model, "--to", "gguf", "--dtype", kind]
+        command = [
+            sys.executable,
+            "-m",
+            "skipwise",
+            "export",
+            plan.model,
+            "--to",
+            "gguf",
+            "--dtype",
+            kind,
+            "--long-tokens",
+            "512",
+        ]
         done = subprocess.run([*command, "--out", str(folder)], capture_output=True, text=True, cwd=ROOT)
         if done.returncode:
             raise SkippedError(f"export failed: {(done.stderr.strip().splitlines() or [''])[-1]}")

@@ -3,7 +3,8 @@
 Every step of every side trains on one and the same window, so that the losses of all steps must agree: this holds
 forward pass, backward pass and optimizer to each other. The same on all sides: float32 weights, batch 1, no gradient
 checkpointing, no packing, labels on every token, fused AdamW at a constant 2e-5 without weight decay, gradients clipped
-at 1. Each measurement has its own process. The first step of each is not timed.
+at 1. Each measurement has its own process. A step is timed from the end of one optimizer step to the end of the next,
+so the first of a process is not.
 """
 
 import json
@@ -13,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+from benchmarks.peers.clock import Clock
 from benchmarks.peers.installing import TRL, SkippedError, install, measure_apart
 from benchmarks.peers.plan import Plan
 from benchmarks.peers.rows import OURS, Row, Skipped
@@ -56,36 +58,26 @@ def _rows(window: int, runs: dict[str, list[Any]]) -> Iterator[Row]:
     for side, found in runs.items():
         how = {"part": "training", "case": case, "side": side}
         how["different"] = "other positions, so another loss" if side == SKIPS else ""
-        yield Row(metric="seconds", values=[s for one in found for s in one["seconds"][1:]], **how)
+        for name, clock in (("seconds", "wall"), ("processor seconds", "cpu")):
+            yield Row(metric=name, values=[lap for one in found for lap in one[clock]], **how)
         yield Row(metric="peak GiB", values=[one["peak_gib"] for one in found], **how)
         yield Row(metric="loss of the last step", values=[one["losses"][-1] for one in found], **how)
 
 
-def bare(model: Any, ids: Any, steps: int) -> tuple[list[float], list[float]]:
-    """Seconds and losses of a plain loop."""
+def bare(model: Any, ids: Any, steps: int) -> list[float]:
+    """Losses of a plain loop."""
     from benchmarks import training_step
 
     losses: list[float] = []
     model.register_forward_hook(lambda _module, _inputs, found: losses.append(found.loss.item()))
-    return training_step.bare(model, ids.expand(steps, -1), steps, checkpointing=False), losses
+    training_step.bare(model, ids.expand(steps, -1), steps, checkpointing=False)
+    return losses
 
 
-def trl(model: Any, ids: Any, steps: int, tokenizer: Any) -> tuple[list[float], list[float]]:
-    """Seconds and losses of TRL's SFTTrainer."""
+def trl(model: Any, ids: Any, steps: int, tokenizer: Any) -> list[float]:
+    """Losses of TRL's SFTTrainer."""
     from datasets import Dataset
-    from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer  # type: ignore[import-not-found]
-
-    from benchmarks.peers.clock import Clock
-
-    clock = Clock()
-
-    class Watch(TrainerCallback):
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
-            clock.begin()
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            clock.end()
 
     with tempfile.TemporaryDirectory() as folder:
         trainer = SFTTrainer(
@@ -112,14 +104,13 @@ def trl(model: Any, ids: Any, steps: int, tokenizer: Any) -> tuple[list[float], 
             ),
             train_dataset=Dataset.from_dict({"input_ids": [ids.tolist()] * steps}),
             processing_class=tokenizer,
-            callbacks=[Watch()],
         )
         trainer.train()
-    return clock.seconds, [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
-def skipwise(model: Any, ids: Any, steps: int, *, skips: bool) -> tuple[list[float], list[float]]:
-    """Seconds and losses of the Trainer of `extend`, without skips in the manner of the others, or with them."""
+def skipwise(model: Any, ids: Any, steps: int, *, skips: bool) -> list[float]:
+    """Losses of the Trainer of `extend`, without skips in the manner of the others, or with them."""
     from skipwise.positions import Plain, PoSE
     from skipwise.train.timing import step_log
 
@@ -132,7 +123,7 @@ def skipwise(model: Any, ids: Any, steps: int, *, skips: bool) -> tuple[list[flo
         warmup_steps=0,
         learning_rate=2e-5,
     )
-    return [entry["step_seconds"] for entry in log], [entry["loss"] for entry in log]
+    return [entry["loss"] for entry in log]
 
 
 def answer(question: dict[str, Any]) -> dict[str, Any]:
@@ -144,22 +135,25 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
         use_huge_pages()
         use_one_malloc_arena()
     import torch
+    from torch.optim.optimizer import register_optimizer_step_post_hook
 
     from skipwise.model import load_model
 
+    clock = Clock()
+    register_optimizer_step_post_hook(lambda *_: clock.lap())
     torch.manual_seed(0)
     model, tokenizer = load_model(question["model"], dtype="float32")
     model.train()
     ids = torch.randint(100, model.config.vocab_size - 100, (question["window"],))
     how = model, ids, question["steps"]
     if side == SIDES[0]:
-        seconds, losses = bare(*how)
+        losses = bare(*how)
     elif side == TRL.shown:
-        seconds, losses = trl(*how, tokenizer)
+        losses = trl(*how, tokenizer)
     else:
-        seconds, losses = skipwise(*how, skips=side == SKIPS)
+        losses = skipwise(*how, skips=side == SKIPS)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return {"seconds": seconds, "losses": losses, "peak_gib": peak}
+    return {"wall": clock.wall, "cpu": clock.cpu, "losses": losses, "peak_gib": peak}
 
 
 if __name__ == "__main__":
