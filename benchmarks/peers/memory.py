@@ -41,6 +41,7 @@ def measure(plan: Plan) -> Iterator[Row | Skipped]:
             predicted = {OURS: found.predicted_bytes, ACCELERATE.shown: theirs}
             for side, size in predicted.items():
                 if size is not None:
+                    how["different"] = "" if side == OURS else "weights, gradients and optimizer alone"
                     yield Row(metric="GiB", side=side, values=[size / GIB], **how)
                     error = size / found.measured_bytes - 1
                     yield Row(metric="error of the plan, %", side=side, values=[100 * error], **how)
