@@ -55,7 +55,7 @@ def test_a_measurement_that_fails_is_skipped_with_its_last_line() -> None:
         assert command[:3] == [sys.executable, "-m", "benchmarks.peers.training"]
         return SimpleNamespace(returncode=1, stderr="Traceback\nMemoryError: too much\n", stdout="")
 
-    with pytest.raises(SkippedError, match="training failed: MemoryError: too much"):
+    with pytest.raises(SkippedError, match="training failed with 1: MemoryError: too much"):
         measure_apart("training", {}, run=run)
 
 

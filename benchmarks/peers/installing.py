@@ -94,9 +94,10 @@ def measure_apart(
     command = [python, "-m", f"{__package__}.{module}", json.dumps(question)]
     done = run(command, cwd=ROOT, env={**os.environ, "PYTHONWARNINGS": "ignore"}, capture_output=True, text=True)
     if done.returncode:
-        raise SkippedError(f"{module} failed: {_last_line(done.stderr)}")
+        raise SkippedError(f"{module} failed with {done.returncode}: {_last_line(done.stderr)}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["it said nothing"])[-1][:300]
+    # A progress bar is one line, redrawn behind carriage returns.
+    return (text.strip().splitlines() or ["it said nothing"])[-1].split("\r")[-1][:300]
