@@ -23,6 +23,7 @@ ORDER = (
     "allocator",
     "imports",
     # pure: numpy and the standard library only
+    "own_samplers",
     "positions",
     "coverage",
     "rope",
@@ -56,7 +57,7 @@ ORDER = (
     "cli",
     "__main__",
 )
-PURE = ("errors", "names", "pages", "window", "positions", "coverage", "rope", "memory", "launch")
+PURE = ("errors", "names", "pages", "window", "own_samplers", "positions", "coverage", "rope", "memory", "launch")
 MODULES = sorted(
     path.name.removesuffix(".py")
     for path in ROOT.iterdir()

@@ -217,7 +217,10 @@ def _run() -> str:
     text += _section("data: mixture", SourceConfig, _model_rows(SourceConfig))
     lead = "How rotary frequencies change. `interpolation: yarn` is short for `interpolation: {kind: yarn}`."
     text += _kinds("interpolation", lead, INTERPOLATIONS, _dataclass_rows, "interpolation:")
-    lead = "How positions skip in a training window, and which text goes with them."
+    lead = (
+        "How positions skip in a training window, and which text goes with them. "
+        "`sampler: {kind: FILE.py:CLASS}` is [a sampler of your own](../guides/own-sampler.md)."
+    )
     text += _kinds("sampler", lead, SAMPLERS, _dataclass_rows, "sampler:")
     lead = "Which parameters are trained. `tuning: lora` is short for `tuning: {kind: lora}`."
     tunings = {"full": FullTuning, "lora": LoraTuning, "qlora": QloraTuning}

@@ -27,6 +27,7 @@ import numpy as np
 
 from skipwise.errors import ConfigError, PositionError
 from skipwise.names import did_you_mean
+from skipwise.own_samplers import is_own, own_sampler_class
 from skipwise.window import Window
 
 TEXTS = ("uniform", "contiguous", "aligned")
@@ -409,16 +410,21 @@ def sampler_from(settings: str | Mapping[str, Any]) -> PositionSampler:
 
     Args:
         settings: a kind (`"randpos"`), or a mapping of `kind` and its fields
-            (`{"kind": "pose", "chunks": 3, "skips": "flat"}`).
+            (`{"kind": "pose", "chunks": 3, "skips": "flat"}`). `FILE.py:CLASS` and `MODULE:CLASS` are kinds, too: a
+            sampler of your own. Its code is run.
 
     Raises:
-        ConfigError: an unknown kind or field, with the nearest known name; or a field out of range.
+        ConfigError: an unknown kind or field, with the nearest known name; a field out of range; or code of your own
+            that is not there, cannot be imported or is no sampler.
     """
     given = {"kind": settings} if isinstance(settings, str) else dict(settings)
     kind = given.pop("kind", None)
-    if kind not in list(SAMPLERS):
-        raise ConfigError(f"sampler.kind is {kind!r}; {_known(str(kind), SAMPLERS)}")
-    sampler = SAMPLERS[kind]
+    if is_own(kind):
+        sampler = own_sampler_class(kind)
+    elif kind in list(SAMPLERS):
+        sampler = SAMPLERS[kind]
+    else:
+        raise ConfigError(f"sampler.kind is {kind!r}; {_known(str(kind), SAMPLERS)}; or FILE.py:CLASS of your own")
     allowed = [field.name for field in fields(sampler)]  # type: ignore[arg-type]
     for name in given:
         if name not in allowed:

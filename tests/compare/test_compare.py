@@ -325,3 +325,17 @@ def test_jobs_may_be_decided_when_they_begin_and_optional_measurements_have_a_de
     left_out = {job: Outcome.read(Path(settings["output"]) / job) for job in begun}
     assert [outcome and outcome.left_out for outcome in left_out.values()] == [[], *2 * [["perplexity at 64"]]]
     assert about(settings["output"])["steps"] == 2
+
+
+def test_an_arm_may_have_a_sampler_of_ones_own(settings, in_process, tmp_path: Path) -> None:
+    lines = "from dataclasses import dataclass\nfrom skipwise.positions import PoSE\n"
+    # The same draws as PoSE's, so that the arm must come to the same numbers.
+    (tmp_path / "own.py").write_text(f"{lines}@dataclass(frozen=True)\nclass Own(PoSE):\n    pass\n")
+    arms = [{"name": "own", "like": "pose", "sampler": {"kind": f"{tmp_path / 'own.py'}:Own"}}, "pose"]
+    results = compare(Comparison.from_mapping(settings | {"arms": arms, "reference": "pose"}))
+    assert results.failed == []
+    assert values(results, "own") == values(results, "pose")
+    assert about(settings["output"])["arms"]["own"]["sampler"]["kind"].endswith("own.py:Own")
+    missing = [{"name": "own", "like": "pose", "sampler": {"kind": "nowhere.py:Own"}}, "pose"]
+    with pytest.raises(ConfigError, match=r"arm 'own': .*there is no file"):
+        compare(Comparison.from_mapping(settings | {"arms": missing, "output": str(tmp_path / "other")}))

@@ -120,7 +120,7 @@ class Block:
                     i += 1
                     if i == len(lines):
                         raise PageError(f"line {self.line + start + 1}: the here-document has no line {here[2]!r}")
-                    text += "\n" + self.lines[i].removeprefix("> ")
+                    text += "\n" + re.sub("^>( |$)", "", self.lines[i])
             i += 1
             shown = []
             while i < len(lines) and not lines[i].startswith("$ "):

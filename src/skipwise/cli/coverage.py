@@ -30,7 +30,7 @@ def coverage(
         list[str] | None,
         option(
             "--sampler KIND,...",
-            "Position samplers: pose, randpos, cream, sentences, endprompt, plain, full.",
+            "Position samplers: pose, randpos, cream, sentences, endprompt, plain, full, or your own: FILE.py:CLASS.",
             shown="pose in four ways, randpos, cream",
         ),
     ] = None,

@@ -89,7 +89,7 @@ def extend(
       interpolation=yarn           none, linear, ntk, dynamic, yarn, llama3 or
                                    longrope
       sampler=pose                 pose, randpos, cream, sentences, endprompt,
-                                   plain or full
+                                   plain, full or FILE.py:CLASS
       sampler.skips=flat           sequential, simplex or flat
       sampler.chunks=3             chunks per window
       training.max_steps=1000      optimizer steps

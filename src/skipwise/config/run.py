@@ -27,6 +27,7 @@ from skipwise.config.reading import explain, merge_settings, read_settings, with
 from skipwise.config.recipes import AUTO, RECIPES
 from skipwise.errors import ConfigError
 from skipwise.names import did_you_mean
+from skipwise.own_samplers import is_own
 from skipwise.positions import PositionSampler, sampler_from
 from skipwise.rope import Interpolation, check_carries_factor, interpolation_from
 from skipwise.window import Window, length_label
@@ -315,7 +316,8 @@ class RunConfig(StrictModel):
             it was 32768).
         output: folder of the extended model. By default `runs/<model>-<target>`.
         interpolation: how rotary frequencies change. By default the model's own interpolation, else YaRN.
-        sampler: how positions skip in a training window, and which text goes with them.
+        sampler: how positions skip in a training window, and which text goes with them; also a sampler of your own,
+            `FILE.py:CLASS`.
         data: what to train on: settings, or a list of sources with weights.
         tuning: which parameters are trained. By default all of them.
         growth: stages with longer windows for the last steps, in order. By default none.
@@ -370,9 +372,10 @@ class RunConfig(StrictModel):
         interpolation = self.build_interpolation()
         if self.calibrate:
             check_carries_factor(interpolation.kind)
-        self.build_sampler()
-        for stage in self.growth:
-            self.build_sampler(stage)
+        for stage in (None, *self.growth):
+            # This class also reads records of runs elsewhere, and must not run the code that they name.
+            if not is_own(self._sampler_settings(stage).get("kind")):
+                self.build_sampler(stage)
         if self.short_steps and self.data.replay_share:
             raise ConfigError(
                 f"setting 'short_steps' is {self.short_steps:g} and 'data.mixture' has replay, which takes its place; "
@@ -402,9 +405,12 @@ class RunConfig(StrictModel):
         return interpolation_from(self.interpolation)
 
     def build_sampler(self, stage: GrowthConfig | None = None) -> PositionSampler:
-        """Builds the position sampler, or its variant in a stage of growth."""
+        """Builds the position sampler, or its variant in a stage of growth; imports a sampler of the user's own."""
+        return sampler_from(self._sampler_settings(stage))
+
+    def _sampler_settings(self, stage: GrowthConfig | None) -> dict[str, Any]:
         changed = {} if stage is None else {"sampler": stage.sampler}
-        return sampler_from(merge_settings({"sampler": self.sampler}, changed)["sampler"])
+        return merge_settings({"sampler": self.sampler}, changed)["sampler"]
 
     @property
     def short_share(self) -> Fraction | float:

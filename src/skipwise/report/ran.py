@@ -12,6 +12,7 @@ import numpy as np
 
 from skipwise.coverage import coverage_with_error
 from skipwise.errors import SkipwiseError
+from skipwise.own_samplers import is_own
 from skipwise.positions import PositionSampler, sampler_from, sampler_label
 from skipwise.records.comparison import ArmRun
 from skipwise.report.evidence import MOST_OUTPUT_LETTERS, MOST_OUTPUTS, Evidence, measures
@@ -238,6 +239,9 @@ def _samplers(evidence: Evidence) -> dict[Window, list[tuple[str, PositionSample
     """By window, every sampler once, named after the arms that use it; samplers of other programs are left out."""
     users: dict[tuple[Window, str], tuple[PositionSampler, list[str]]] = {}
     for name, settings, window, wanted in _sampler_settings(evidence):
+        # Reading results must not run code that they name.
+        if is_own(settings.get("kind")):
+            continue
         try:
             sampler = sampler_from(settings)
             # A sampler is made without knowing its window, and may refuse it.
