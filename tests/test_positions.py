@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skipwise import positions
 from skipwise.errors import ConfigError, PositionError
 from skipwise.positions import (
     CREAM,
@@ -25,6 +24,7 @@ from skipwise.positions import (
     PositionSampler,
     RandPos,
     SentenceGaps,
+    draws,
     sampler_from,
 )
 from skipwise.window import Window
@@ -234,7 +234,7 @@ def test_pose_has_as_many_chunks_as_asked_and_no_more_than_tokens() -> None:
 def test_randpos_draws_every_subset_alike(
     size: int, target: int, few_draws: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(positions, "FEW_DRAWS", few_draws)  # at 0 by the way of many draws, up to half the target
+    monkeypatch.setattr(draws, "FEW_DRAWS", few_draws)  # at 0 by the way of many draws, up to half the target
     subsets = list(itertools.combinations(range(target), size))
     rng = np.random.default_rng(0)
     counts = Counter(tuple(RandPos().sample(10, window(size, target), rng).position_ids) for _ in range(5000))

@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import inspect
 import re
+import sys
 import textwrap
 from collections.abc import Mapping
 from typing import Any
@@ -45,7 +46,10 @@ def _function(name: str, function: Any, level: int = 3) -> str:
 def _documented(function: Any) -> Any:
     """The function, or the one of a protocol that its docstring points to."""
     found = re.fullmatch(r"See `(\w+)\.(\w+)`\.", function.__doc__ or "")
-    return getattr(function.__globals__[found[1]], found[2]) if found else function
+    if not found:
+        return function
+    package = sys.modules[function.__module__.rpartition(".")[0]]
+    return getattr(function.__globals__.get(found[1]) or getattr(package, found[1]), found[2])
 
 
 def _signature(name: str, function: Any) -> str:

@@ -4,7 +4,7 @@ The coverage of distance D is the probability that some pair of an example's pos
 distances it was trained on, so coverage measures what a position sampler achieves, before any training.
 
 Coverage is exact for `plain`, `full` and PoSE with one, two or three chunks. For every other sampler it is estimated
-from samples, with a standard error. Symbols as in positions.py; x = u_1, y = u_2 - u_1 and z = u_2 are the skips of
+from samples, with a standard error. Symbols as in `positions`; x = u_1, y = u_2 - u_1 and z = u_2 are the skips of
 three chunks, B = Lt - Lc.
 """
 

@@ -86,7 +86,7 @@ def sentence_piece() -> PreTrainedTokenizerFast:
     inner.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
     special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     trainer: Any = trainers.BpeTrainer(vocab_size=700, special_tokens=special, show_progress=False)
-    text = (BASE.parents[1] / "positions.py").read_text(encoding="utf-8")
+    text = (BASE.parents[1] / "coverage.py").read_text(encoding="utf-8")
     inner.train_from_iterator(text.splitlines(keepends=True), trainer)
     described = Tokenizer.from_str(_only_three_special(inner.to_str()))
     described.decoder = decoders.Sequence(
