@@ -7,6 +7,7 @@ import torch
 from refusals import lines_of
 
 from skipwise import cli
+from skipwise.inference import modes
 from skipwise.inference.generate import LocalGeneration
 
 from .conftest import Run, random_ids
@@ -36,6 +37,18 @@ def test_the_mode_goes_by_the_length_unless_it_is_said(run: str, capsys: Any) ->
     assert mode("--prompt", "x" * 60) == "short"
     assert mode("--prompt", "x" * 61) == "long"
     assert mode("--prompt", "x", "--mode", "long") == "long"
+
+
+def test_weights_in_eight_bits_are_a_flag(run: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(
+        modes, "hold_in_eight_bits", lambda models: seen.extend(type(model).__name__ for model in models)
+    )
+    (answered,) = records(capsys, run, "--prompt", "def", "--weights", "int8")
+    assert answered["new_tokens"] == 4
+    records(capsys, run, "--prompt", "def", "--weights", "int8", "--mode", "long")
+    records(capsys, run, "--prompt", "def")
+    assert len(seen) == 3
 
 
 def test_two_questions_read_the_document_once(run: str, document: str, capsys: pytest.CaptureFixture[str]) -> None:

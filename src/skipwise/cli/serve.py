@@ -104,6 +104,7 @@ def serve(
     chat_template: TemplateOption = None,
     dtype: options.Dtype = None,
     attention: options.Attention = None,
+    weights: options.Weights = "full",
     trust_remote_code: options.Trust = False,
     as_json: options.Json = False,
 ) -> None:
@@ -139,11 +140,13 @@ def serve(
     if engine == "vllm":
         if cache != "dynamic":
             raise ConfigError(f"--cache is {cache!r}, of the embedded engine; give vLLM its own by --vllm-args")
+        if weights != "full":
+            raise ConfigError(f"--weights is {weights!r}, of the embedded engine; give vLLM its own by --vllm-args")
         backend = _vllm(model, base, name, order, _split(vllm_args), vllm_memory, template, how)
     else:
         if vllm_args:
             raise ConfigError(f"--vllm-args is {vllm_args!r}; it goes with --engine vllm")
-        backend = _embedded(model, base, name, order, cache, template, how)
+        backend = _embedded(model, base, name, order, cache, template, {**how, "weights": weights})
     told = requests_told(backend, keyring, measure=measure)
     if not as_json:
         print(*told.lines(), sep="\n", file=sys.stderr, flush=True)
