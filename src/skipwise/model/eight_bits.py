@@ -111,8 +111,9 @@ def hold_in_eight_bits(models: Iterable[Any]) -> None:
     # With the weights, which must not be freed before the end: their ids are the keys.
     made: dict[int, tuple[Tensor, Int8Linear]] = {}
     for model in models:
-        heads = set(model.get_output_embeddings().modules())
-        chosen = {*four_bit_layers(model).values(), *(module for module in heads if type(module) is nn.Linear)}
+        head = model.get_output_embeddings()
+        heads = {module for module in (head.modules() if head is not None else ()) if type(module) is nn.Linear}
+        chosen = {*four_bit_layers(model).values(), *heads}
         places = [
             (parent, name, layer)
             for path, parent in model.named_modules()
