@@ -66,6 +66,18 @@ def test_every_checkpoint_of_a_run_is_measured(tiny_checkpoint: Path, tmp_path: 
     torch.testing.assert_close(loaded, finished)
 
 
+def test_weights_in_eight_bits_are_measured_and_said(tiny_checkpoint: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "texts.txt").write_text("abcdefg " * 400)
+    command = ["eval", str(tiny_checkpoint), "--task", "sliding", "--length", "64", "--all-documents", "--json"]
+    command += ["--documents", str(tmp_path / "texts.txt")]
+    results = []
+    for flags in ([], ["--weights", "int8"]):
+        assert cli.main([*command, *flags]) == 0
+        results += [EvalResult.from_json(line) for line in capsys.readouterr().out.splitlines()]
+    assert [result.details.get("weights") for result in results] == [None, "int8"]
+    assert results[0].value != results[1].value == pytest.approx(results[0].value, rel=1e-2)
+
+
 def test_a_folder_without_a_run_is_refused(tiny_checkpoint: Path, capsys) -> None:
     assert cli.main(["eval", str(tiny_checkpoint), "--all-checkpoints", "--length", "64"]) == 2
     assert "holds no checkpoint of a run" in capsys.readouterr().err

@@ -1,5 +1,7 @@
 """A cache with room for all tokens holds what the library's growing one does."""
 
+import itertools
+
 import pytest
 import torch
 from transformers import DynamicCache
@@ -46,6 +48,24 @@ def test_no_tensor_is_made_but_the_first_two_of_each_layer() -> None:
     for _ in range(13):
         room.update(*some(1), 0)
     assert (room.layers[0].keys.data_ptr(), room.layers[0].values.data_ptr()) == before
+
+
+def test_without_a_number_of_columns_it_moves_seldom_and_holds_the_same() -> None:
+    model = make_family("llama")
+    room, grown = RoomCache(model, 1, None), DynamicCache(config=model.config)
+    places = []
+    for n in (64, *[1] * 100, 5):
+        keys, values = some(n, rows=1)
+        for got, expected in zip(room.update(keys, values, 0), grown.update(keys, values, 0), strict=True):
+            torch.testing.assert_close(got, expected, rtol=0, atol=0)
+        places.append(room.layers[0].room.keys.data_ptr())
+    # To 80 columns, 101, 127, 160 and 211.
+    assert sum(before != after for before, after in itertools.pairwise(places)) == 4
+    room.layers[0].crop(-60)
+    keys, values = some(200, rows=1)
+    room.update(keys, values, 0)
+    expected = torch.cat([grown.layers[0].keys[:, :, :109], keys], dim=2)
+    torch.testing.assert_close(room.layers[0].keys, expected, rtol=0, atol=0)
 
 
 def test_rows_read_apart_go_on_together() -> None:

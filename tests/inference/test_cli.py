@@ -8,6 +8,7 @@ import torch
 from refusals import lines_of
 
 from skipwise import cli
+from skipwise.inference import modes
 from skipwise.inference.generate import LocalGeneration
 
 from .conftest import Run, random_ids
@@ -55,6 +56,18 @@ def test_a_page_or_a_compressed_text_is_read_as_its_text(run: str, tmp_path: Pat
     (tmp_path / "cut.txt.gz").write_bytes(gzip.compress(text.encode())[:20])
     assert cli.main(["generate", run, "--prompt-file", str(tmp_path / "cut.txt.gz")]) == 2
     assert "cut.txt.gz" in capsys.readouterr().err.splitlines()[0]
+
+
+def test_weights_in_eight_bits_are_a_flag(run: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(
+        modes, "hold_in_eight_bits", lambda models: seen.extend(type(model).__name__ for model in models)
+    )
+    (answered,) = records(capsys, run, "--prompt", "def", "--weights", "int8")
+    assert answered["new_tokens"] == 4
+    records(capsys, run, "--prompt", "def", "--weights", "int8", "--mode", "long")
+    records(capsys, run, "--prompt", "def")
+    assert len(seen) == 3
 
 
 def test_two_questions_read_the_document_once(run: str, document: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,11 +10,13 @@ from tiny_runs import TARGET
 from transformers import AutoModelForCausalLM
 
 from skipwise.errors import CheckpointError, ConfigError
+from skipwise.inference.engine import MODES
+from skipwise.inference.generate import LocalEngine
 from skipwise.inference.modes import TwoModes, with_adapter
 from skipwise.inference.origin import Origin, check_base
 from skipwise.model import rotary_tables
 
-from .conftest import ORIGINAL, TUNINGS, Run, random_ids, tensor_bytes
+from .conftest import ORIGINAL, TUNINGS, Run, answer, random_ids, tensor_bytes
 
 
 def plain(folder: Path) -> Any:
@@ -184,3 +186,18 @@ def test_an_adapter_that_is_none_is_refused(copied: Path, tiny_checkpoint: Path,
     for source, named in ((copied, r"no adapter_config\.json"), (tiny_checkpoint, "not a run of skipwise extend")):
         with pytest.raises(CheckpointError, match=named):
             TwoModes.load(source, adapter=tmp_path)
+
+
+@pytest.mark.parametrize("tuning", ["lora with norms and embeddings", "full"])
+def test_both_modes_in_eight_bits_compute_nearly_the_same_in_less_memory(tuning: str, runs: dict[str, Run]) -> None:
+    exact, packed = (TwoModes.load(runs[tuning].folder, weights=weights) for weights in ("full", "int8"))
+    ids = torch.tensor([random_ids(150)])
+    for mode in MODES:
+        with torch.no_grad():
+            expected, found = (each.model(mode)(ids[:, :ORIGINAL]).logits for each in (exact, packed))
+        assert 0 < (found - expected).abs().max() < 0.1 * expected.std()
+    assert tensor_bytes(packed) < 0.7 * tensor_bytes(exact)
+    prompt = random_ids(150)
+    engines = [LocalEngine(packed, cache=kind, chunk_tokens=64) for kind in ("dynamic", "static", "dynamic")]
+    answers = [answer(engine, prompt, 12) for engine in engines]
+    assert answers[0] == answers[1] == answers[2] == answer(engines[2], prompt, 12)

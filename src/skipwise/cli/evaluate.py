@@ -20,7 +20,7 @@ from skipwise.window import Window, length_label
 if TYPE_CHECKING:
     from skipwise.cli.evaluate_documents import Texts
     from skipwise.evals import EvalResult, Task
-    from skipwise.model import LoadedModel
+    from skipwise.model import LoadedModel, Weights
 
 
 class Subject(NamedTuple):
@@ -144,6 +144,7 @@ def evaluate(
     allow_beyond: BeyondOption = False,
     dtype: options.Dtype = None,
     attention: options.Attention = None,
+    weights: options.Weights = "full",
     trust_remote_code: options.Trust = False,
     out: options.Out = None,
     samples: options.Samples = None,
@@ -175,14 +176,17 @@ def evaluate(
     stretch = _stretch(interpolation, target, all_checkpoints)
     with loading(f"reading the model {model}"):
         from skipwise.cli.evaluate_documents import find_texts
+        from skipwise.distributed import process_state
         from skipwise.evals import SampleCache
         from skipwise.evals.suite import SuiteFolder
+        from skipwise.model import check_weights
 
     shared = given({"base": base, "scorer": scorer, "folder": suite and str(suite), "language": language})
     tasks = make_tasks(names, shared, settings or [])
     if verdict:
         require_retrieval(tasks)
     lengths = length or SuiteFolder(suite or "").lengths
+    check_weights(weights, process_state().device)
     how = {"dtype": dtype, "attention": attention, "trust_remote_code": trust_remote_code}
     subjects = _checkpoints(model, how) if all_checkpoints else _alone(model, lengths, stretch, allow_beyond, how)
     reads = any(made.uses_documents for made in tasks)
@@ -193,8 +197,9 @@ def evaluate(
     if not as_json:
         _announce(tasks, lengths)
     before = 0 if out is None or not out.is_file() else out.read_bytes().count(b"\n")
-    card = None if stretch or allow_beyond else Path(model)  # Of a trained model, within its window.
-    held = _measure_all(subjects, tasks, lengths, texts, asked, rule if verdict else None, card, as_json)
+    # Of a trained model as it is, within its window.
+    card = None if stretch or allow_beyond or weights != "full" else Path(model)
+    held = _measure_all(subjects, tasks, lengths, texts, asked, rule if verdict else None, card, weights, as_json)
     if before:
         print(f"appended to {out} ({before} records before)", file=sys.stderr)
     if not held:
@@ -319,6 +324,7 @@ def _measure_all(
     asked: dict[str, Any],
     rule: Rule | None,
     card: Path | None,
+    weights: "Weights",
     as_json: bool,
 ) -> bool:
     """Measures every subject and prints its results; returns whether the verdict on the last one holds.
@@ -329,6 +335,7 @@ def _measure_all(
     from skipwise import evals
     from skipwise.cli.evaluate_tables import print_checkpoints, print_results
     from skipwise.distributed import process_state
+    from skipwise.model import hold_in_eight_bits
 
     state, held = process_state(), True
     by_step: dict[int, list[EvalResult]] = {}
@@ -338,9 +345,13 @@ def _measure_all(
         if rule is not None:
             require_short_length(rule, network.config, lengths)
         network.to(state.device)
+        if weights == "int8":
+            hold_in_eight_bits([network])
         documents, details = (None, {}) if texts is None else (texts.of(loaded.tokenizer, max(lengths)), texts.details)
         if subject.step is not None:
             details = {"step": subject.step, **details}
+        if weights != "full":
+            details = {"weights": weights, **details}
         whole = () if rule is None else scored_tasks()
         results = evals.evaluate(
             network, loaded.tokenizer, tasks, lengths, documents, details=details, whole=whole, **asked

@@ -83,6 +83,7 @@ def generate(
     ] = None,
     dtype: options.Dtype = None,
     attention: options.Attention = None,
+    weights: options.Weights = "full",
     trust_remote_code: options.Trust = False,
     stats: Annotated[
         bool, option("--stats", "Print time, speed and memory by length on stderr.", group=options.OUTPUT)
@@ -109,7 +110,7 @@ def generate(
         from skipwise.inference.modes import TwoModes
 
     how: dict[str, Any] = {"dtype": dtype, "attention": attention, "trust_remote_code": trust_remote_code}
-    how["device"] = PartialState().device
+    how |= {"device": PartialState().device, "weights": weights}
     if mode == "long" and base is None and adapter is None:
         modes = TwoModes.long_alone(model, **how)
     else:

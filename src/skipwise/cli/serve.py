@@ -111,6 +111,7 @@ def serve(
     chat_template: TemplateOption = None,
     dtype: options.Dtype = None,
     attention: options.Attention = None,
+    weights: options.Weights = "full",
     trust_remote_code: options.Trust = False,
     as_json: options.Json = False,
 ) -> None:
@@ -127,11 +128,11 @@ def serve(
     if engine == "llama-cpp":
         model, base = file_of_export(model), base and file_of_export(base)
     _check_model_and_packages(model, base)
-    kind = cache if cache != "dynamic" else ""
     check_flags(
         engine,
         {
-            "--cache": ("embedded", kind),
+            "--cache": ("embedded", cache if cache != "dynamic" else ""),
+            "--weights": ("embedded", weights if weights != "full" else ""),
             "--vllm-args": ("vllm", vllm_args),
             "--llama-cpp-args": ("llama-cpp", llama_cpp_args),
         },
@@ -159,7 +160,7 @@ def serve(
     how: dict[str, Any] = {"dtype": dtype, "attention": attention, "trust_remote_code": trust_remote_code}
     asked = Asked(model=model, base=base, name=name, turns=order, template=template, **how)
     if engine == "embedded":
-        backend = embedded(asked, cache)
+        backend = embedded(asked, cache, weights)
     elif engine == "vllm":
         backend = vllm(asked, vllm_args, vllm_memory)
     else:

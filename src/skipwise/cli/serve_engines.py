@@ -49,7 +49,7 @@ class Asked:
         return prompts
 
 
-def embedded(asked: Asked, cache: str) -> "Backend":
+def embedded(asked: Asked, cache: str, weights: str) -> "Backend":
     """The engine in this process."""
     with loading(f"reading the model {asked.model}"):
         from accelerate import PartialState
@@ -65,6 +65,7 @@ def embedded(asked: Asked, cache: str) -> "Backend":
         dtype=asked.dtype,
         attention=asked.attention,
         trust_remote_code=asked.trust_remote_code,
+        weights=weights,
     )
     # No prefix is kept: what one key sent never serves another, and memory is free when a request is done.
     engine = LocalEngine(modes, name=asked.name, cache=cache, prefixes=0)

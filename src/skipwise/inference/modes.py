@@ -19,7 +19,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.inference.engine import MODES, Mode
 from skipwise.inference.origin import Origin, check_base, read_origin
-from skipwise.model import attention_of, built_around, load_model, read_config, rope_state, set_attention
+from skipwise.model import (
+    Weights,
+    attention_of,
+    built_around,
+    check_weights,
+    hold_in_eight_bits,
+    load_model,
+    read_config,
+    rope_state,
+    set_attention,
+)
 from skipwise.names import first_line
 from skipwise.runtime.length_rope import (
     held_length,
@@ -75,6 +85,7 @@ class TwoModes:
         dtype: str | torch.dtype | None = None,
         attention: str | None = None,
         device: torch.device | str | None = None,
+        weights: Weights = "full",
         trust_remote_code: bool = False,
     ) -> "TwoModes":
         """Loads what `skipwise extend` left: both modes around one set of weights.
@@ -90,16 +101,19 @@ class TwoModes:
             dtype: dtype of both models, as for `load_model`.
             attention: attention implementation of both models, as for `load_model`.
             device: by default the CPU.
+            weights: `int8` holds the linear layers of both modes in 8 bits, on a CPU, once they are loaded: faster,
+                and short mode is no longer the base model to the bit.
             trust_remote_code: run Python code that comes with the model.
 
         Raises:
             CheckpointError: a model, adapter or record cannot be read, or the base is not the one that was extended.
             UnsupportedModelError, ConfigError: as for `load_model`.
         """
+        check_weights(weights, device)
         how: dict[str, Any] = {"dtype": dtype, "attention": attention, "trust_remote_code": trust_remote_code}
         origin = read_origin(source, base=base, adapter=adapter)
         if origin is None:
-            modes = cls.long_alone(source, device=device, **how)
+            modes = cls.long_alone(source, device=device, weights=weights, **how)
             is_extended = modes.target != modes.original_window
             return modes if is_extended else cls(modes.model("long"), modes.model("long"), modes.tokenizer)
         try:
@@ -118,13 +132,20 @@ class TwoModes:
             long = with_adapter(short, origin, trust_remote_code)
             tokenizer.model_max_length = max(tokenizer.model_max_length, rope_state(long.config).maximum)
         check_base(short, long, origin)
+        if weights == "int8":
+            hold_in_eight_bits([short, long])
         return cls(short, long, tokenizer)
 
     @classmethod
-    def long_alone(cls, source: str | Path, *, device: torch.device | str | None = None, **how: Any) -> "TwoModes":
+    def long_alone(
+        cls, source: str | Path, *, device: torch.device | str | None = None, weights: Weights = "full", **how: Any
+    ) -> "TwoModes":
         """Loads the merged model alone, for long mode or because the base is gone; arguments as for `load`."""
+        check_weights(weights, device)
         model, tokenizer = load_model(source, **how)
         model.to(device)  # pyright: ignore[reportArgumentType]
+        if weights == "int8":
+            hold_in_eight_bits([model])
         return cls(None, model, tokenizer)
 
     @property

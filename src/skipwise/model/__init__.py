@@ -14,6 +14,7 @@ from skipwise.imports import lazily
 
 if TYPE_CHECKING:
     from skipwise.model._transformers import attention_of, set_attention
+    from skipwise.model.eight_bits import Weights, check_weights, hold_in_eight_bits
     from skipwise.model.extend import (
         built_around,
         longest_input,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
 _NAMES_OF_MODULES = {
     "_transformers": "attention_of set_attention",
+    "eight_bits": "check_weights hold_in_eight_bits Weights",
     "extend": "built_around longest_input original_window rope_state scaled_by with_rope with_scaled_attention",
     "load": "check_loads_in_four_bits load_model LoadedModel read_config without_weights",
     "place": "named_path path_beside",
@@ -66,16 +68,19 @@ __all__ = [
     "FourBits",
     "LoadedModel",
     "StoredWeights",
+    "Weights",
     "attention_of",
     "built_around",
     "check_loads_in_four_bits",
     "check_read_as_stored",
     "check_saved",
     "check_trainable",
+    "check_weights",
     "dequantized",
     "embedding_rows",
     "four_bit_layers",
     "four_bits",
+    "hold_in_eight_bits",
     "is_four_bit",
     "load_model",
     "longest_input",

@@ -1,5 +1,5 @@
-"""The private names of transformers, except those of the Trainer (`train/_trainer.py`) and of attention kernels
-(`runtime/_transformers.py`).
+"""The private names of transformers and torch, except those of the Trainer (`train/_trainer.py`) and of attention
+kernels (`runtime/_transformers.py`).
 
 Everything here can change with a release of the library. `tests/model/test_contracts.py` asks the library about each
 name. `gguf_file.py` replaces the reader of the package gguf.
@@ -7,8 +7,10 @@ name. `gguf_file.py` replaces the reader of the package gguf.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import torch
 from tokenizers import Tokenizer
 from transformers.utils.hub import cached_file
 
@@ -96,3 +98,14 @@ def uneven_blocks_dequantized() -> Iterator[None]:
         yield
     finally:
         operation._dequantize_one = evenly
+
+
+int8_product: Any = getattr(torch.ops.aten, "_weight_int8pack_mm", None)
+"""`inputs @ (codes * steps[:, None]).T` for bfloat16 inputs (rows, in) and steps (out,) and int8 codes (out, in)."""
+
+
+@cache
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU has instructions for products of bfloat16; without them they are slower than float32."""
+    here = torch.cpu.get_capabilities()
+    return bool(here.get("avx512_bf16") or here.get("amx_bf16"))

@@ -3,7 +3,7 @@
 session.py        a model and its cache: `prefill` in chunks, then `step` by step; the one caller of models with caches
 chunks.py         how many tokens one pass has, and how many positions get their logits at a time
 caches.py         kinds of cache, and the bytes that one takes
-room_cache.py     a cache whose tensors are allocated once
+room_cache.py     a cache with room for tokens to come
 attention.py      attention of chunks without a mask, on a CPU
 length_rope.py    RoPE that follows the input's length, and the lengths at which LongRoPE changes
 forward.py        scores

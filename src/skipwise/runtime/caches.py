@@ -17,7 +17,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from skipwise.errors import ConfigError
 from skipwise.names import did_you_mean
 from skipwise.runtime.attention import sees_everything
-from skipwise.runtime.room_cache import RoomCache
+from skipwise.runtime.room_cache import RoomCache, RoomLayer
 
 BLOCK_TOKENS = 64
 """Tokens that are rounded together in caches of few bits."""
@@ -50,6 +50,12 @@ def make_cache(kind: str, model: Any, total_tokens: int) -> Cache:
     if kind not in CACHES:
         raise ConfigError(f"cache is {kind!r}; {did_you_mean(kind, CACHES)}give one of {', '.join(CACHES)}")
     return CACHES[kind](model, total_tokens)
+
+
+def _dynamic(model: Any, total_tokens: int) -> Cache:
+    # On an accelerator, memory that is not used yet may be missing elsewhere.
+    has_room = model.device.type == "cpu" and sees_everything(model)
+    return RoomCache(model, 1, None) if has_room else DynamicCache(config=model.config)
 
 
 def _offloaded(model: Any, total_tokens: int) -> Cache:
@@ -196,7 +202,7 @@ def _joined(packed: _Packed | None, recent: Tensor | None, new: Tensor) -> Tenso
 
 
 CACHES: dict[str, Callable[[Any, int], Cache]] = {
-    "dynamic": lambda model, total_tokens: DynamicCache(config=model.config),
+    "dynamic": _dynamic,
     "static": lambda model, total_tokens: StaticCache(config=model.config, max_cache_len=total_tokens),
     "quantized-8": _quantized(8),
     "quantized-4": _quantized(4),
@@ -207,13 +213,14 @@ CACHES: dict[str, Callable[[Any, int], Cache]] = {
 
 def can_rewind(cache: Cache) -> bool:
     """Whether a cache can be cut back to its first tokens: each layer holds all of them, in order."""
-    return all(type(layer) in (DynamicLayer, GroupQuantizedLayer) for layer in cache.layers)
+    return all(type(layer) in (DynamicLayer, GroupQuantizedLayer, RoomLayer) for layer in cache.layers)
 
 
 def cache_bytes(cache: Any) -> int:
     """Bytes of all tensors that a cache of the transformers library holds, each counted once.
 
-    A slice that a sliding layer keeps counts as its own size: the tensor it was cut from is gone two tokens later.
+    A slice that a sliding layer keeps counts as its own size: the tensor it was cut from is gone two tokens later. Room
+    for tokens to come does not count; on a CPU it takes no memory before it is written.
     """
     tensors = {id(tensor): tensor for layer in cache.layers for tensor in _tensors_in(vars(layer))}
     return sum(tensor.nbytes for tensor in tensors.values())
