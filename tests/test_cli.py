@@ -42,7 +42,7 @@ FLAGS = {
     "target trials trust-remote-code",
     "eval": "all-checkpoints all-documents allow-beyond attention base cache documents dtype field format "
     "held-out-share interpolation json language length no-cache out rule samples scorer seed set "
-    "skip-unreadable suite target task trust-remote-code verdict",
+    "skip-unreadable suite target task trust-remote-code verdict weights",
     "eval build-suite": "field held-out items json kinds language length out seed skip-unreadable tokenizer "
     "trust-remote-code",
     "eval benchmarks": "attention batch-size benchmark dtype json limit out samples seed tasks-folder "
@@ -52,10 +52,10 @@ FLAGS = {
     "report": "card csv json markdown operations original out samples title",
     "export": "base dtype engine json long-tokens merge-with-base out public push rank to trust-remote-code",
     "generate": "adapter ask attention base cache chunk control-tokens dtype file json max-new-tokens mode "
-    "no-stream prompt prompt-file seed stats stop stream temperature top-p trust-remote-code",
+    "no-stream prompt prompt-file seed stats stop stream temperature top-p trust-remote-code weights",
     "serve": "attention audit base cache chat-template dtype engine grace host json keys llama-cpp-args long-slots "
     "max-new-tokens measure name no-measure port short-slots tls-cert tls-key trust-remote-code turns vllm-args "
-    "vllm-memory waiting",
+    "vllm-memory waiting weights",
     "keys create": "expires json keys role",
     "keys": "json keys",
     "keys list": "json keys",

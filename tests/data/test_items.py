@@ -4,9 +4,10 @@ import itertools
 import json
 import multiprocessing
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ class Fixed:
         return PositionSample(token_index=np.array(self.token_index), position_ids=np.array(self.position_ids))
 
 
-def _equal(one: TrainingItem, other: TrainingItem) -> bool:
+def _equal(one: Sequence[Any], other: Sequence[Any]) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 

@@ -1,7 +1,9 @@
 """Shares of sources: exact after any number of windows, by arithmetic alone, and each source in an order of its own."""
 
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from corpora import write_store
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skipwise.data.items import TrainingItem, TrainingItems
+from skipwise.data.items import TrainingItems
 from skipwise.data.mixture import MixedItems, Shares, seed_of
 from skipwise.data.store import TokenStore
 from skipwise.positions import PoSE
@@ -84,7 +86,7 @@ def mixed(stores: list[TokenStore], places: int = 60, seed: int = 0) -> MixedIte
     return MixedItems(names=("few", "many"), items=items, shares=shares, windows=Places(places))
 
 
-def is_same(one: TrainingItem, other: TrainingItem) -> bool:
+def is_same(one: Sequence[Any], other: Sequence[Any]) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 

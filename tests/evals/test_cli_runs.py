@@ -206,7 +206,7 @@ def test_numbers_of_parts_of_the_input_are_a_grid_and_units_are_for_people(capsy
         ["kl_mean_at_position", "model", "0.1", "0.2"],
         ["kl_mean_at_position", "untrained", "0.3", "0.4"],
     ]
-    assert sum("skipped: what could not be measured" in line for line in lines) == 1
+    assert sum("skipped: inputs that could not be measured" in line for line in lines) == 1
 
 
 def test_what_a_guesser_scores_is_said_beneath_the_scores(capsys) -> None:

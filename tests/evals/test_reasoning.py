@@ -404,7 +404,7 @@ def test_numbers_are_whole_and_may_be_full_width() -> None:
     assert FirstNamed(any_of(["台所", "庭"]))("台所です", ["台所"]) == 1
 
 
-def reading(solve: Callable[[Language, str], str]) -> Oracle:
+def reading(solve: Callable[[str, str], str]) -> Oracle:
     """A model that continues an English prompt with what `solve` makes of it."""
 
     def continuation(text: str) -> str:

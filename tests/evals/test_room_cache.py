@@ -64,7 +64,9 @@ def test_without_a_number_of_columns_it_moves_seldom_and_holds_the_same() -> Non
     room.layers[0].crop(-60)
     keys, values = some(200, rows=1)
     room.update(keys, values, 0)
-    expected = torch.cat([grown.layers[0].keys[:, :, :109], keys], dim=2)
+    grown_keys = grown.layers[0].keys
+    assert grown_keys is not None
+    expected = torch.cat([grown_keys[:, :, :109], keys], dim=2)
     torch.testing.assert_close(room.layers[0].keys, expected, rtol=0, atol=0)
 
 

@@ -95,7 +95,7 @@ def test_the_effective_length_stands_beside_the_configured_one(tmp_path: Path) -
     write_model_card(tmp_path, base="m", **CARD)
     card = tmp_path / "README.md"
     results = arm_of("randpos", [one for one in records_of("randpos") if one["task"] == "passkey"]).results
-    windows = {"advertised_tokens": 4096, "original_tokens": 256}
+    windows: dict[str, Any] = {"advertised_tokens": 4096, "original_tokens": 256}
     found = [effective_length(results, rule=rule, **windows) for rule in ("ruler", "relative")]
     for _ in range(2):
         state_effective_length(tmp_path, found)

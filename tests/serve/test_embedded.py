@@ -141,7 +141,7 @@ def test_a_seed_gives_the_same_samples_again(write: Any) -> None:
 
 
 def test_what_is_served_keeps_nothing_of_a_request_that_is_done(serve: Callable[..., Any]) -> None:
-    made: Any = embedded(Asked(model="embedded", base=None, name="m", turns=Turns()), "dynamic")
+    made: Any = embedded(Asked(model="embedded", base=None, name="m", turns=Turns()), "dynamic", "full")
     # A prompt of several chunks, which another request could go on from.
     made.engine.chunk_tokens = made.engine.prefixes._chunk_tokens = 64
     serve(backend=made).client().completions.create(model="m", prompt=list(range(4, 204)), max_tokens=2)

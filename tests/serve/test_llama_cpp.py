@@ -98,8 +98,8 @@ def test_what_does_not_go_with_files_is_refused(files: dict[str, str], path: Pat
 
 
 def test_caches_beyond_memory_are_said(files: dict[str, str], path: Path, capsys: Any) -> None:
-    # 4 layers, 4 heads of 32 dimensions, keys and values of 2 bytes: 4096 bytes a token.
-    slots = psutil.virtual_memory().total // 2**20
+    # 4 layers, 4 heads of 32 dimensions, keys and values of 2 bytes: 2048 bytes a token, for 256 tokens a slot.
+    slots = psutil.virtual_memory().total // (2048 * 256) + 1
     llama_cpp(Asked(model=files["base"], base=None, name="m", turns=Turns(short_slots=slots, long_slots=1)), "")
     assert "--short-slots" in capsys.readouterr().err
 

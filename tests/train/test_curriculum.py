@@ -81,7 +81,7 @@ def exercises_of(
     return RetrievalExercises(tokenizer, items, sampler or PoSE(), window, seed, share)
 
 
-def equal(one: TrainingItem, other: TrainingItem) -> bool:
+def equal(one: Sequence[Any], other: Sequence[Any]) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 

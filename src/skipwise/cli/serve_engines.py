@@ -14,6 +14,7 @@ from skipwise.model.place import path_beside
 if TYPE_CHECKING:
     from skipwise.export.gguf_files import GgufWindows
     from skipwise.inference.engine import Mode
+    from skipwise.model import Weights
     from skipwise.serve.backends import Backend, Prompts
     from skipwise.serve.scheduler import Turns
 
@@ -49,7 +50,7 @@ class Asked:
         return prompts
 
 
-def embedded(asked: Asked, cache: str, weights: str) -> "Backend":
+def embedded(asked: Asked, cache: str, weights: "Weights") -> "Backend":
     """The engine in this process."""
     with loading(f"reading the model {asked.model}"):
         from accelerate import PartialState
