@@ -316,8 +316,7 @@ class RunConfig(StrictModel):
             it was 32768).
         output: folder of the extended model. By default `runs/<model>-<target>`.
         interpolation: how rotary frequencies change. By default the model's own interpolation, else YaRN.
-        sampler: how positions skip in a training window, and which text goes with them; also a sampler of your own,
-            `FILE.py:CLASS`.
+        sampler: how positions skip in a training window, and with which text; or `FILE.py:CLASS`, a sampler of yours.
         data: what to train on: settings, or a list of sources with weights.
         tuning: which parameters are trained. By default all of them.
         growth: stages with longer windows for the last steps, in order. By default none.
