@@ -41,6 +41,7 @@ _RUN = (
             "with extend --set validation.num_documents=1 --set validation.every_steps=0 --set data.retrieval=0",
         ),
     ),
+    ("skipwise calibrate rope", (_NOT_HERE % "takes minutes; it has tests of its own",)),
     ("skipwise calibrate", ("with calibrate --factors 1.1 --trials 1 --num-documents 1",)),
     ("skipwise eval ./my-model-32k --task ruler", (_NOT_HERE % "thirteen tasks at 32k take minutes",)),
     ("skipwise eval benchmarks", (_NOT_HERE % "needs the benchmarks' data sets",)),

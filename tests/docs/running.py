@@ -62,8 +62,11 @@ def _call(folder: str, arguments: list[str], environment: dict[str, str]) -> Non
     os.chdir(folder)
     os.environ.update(environment)
     sys.argv = ["skipwise", *arguments]
+    from transformers.utils import logging
+
     from skipwise.cli import main
 
+    logging.set_verbosity_warning()  # As in a program of its own, and not as in tests.
     code = main()
     sys.stdout.flush()
     sys.exit(code)

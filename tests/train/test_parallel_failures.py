@@ -60,7 +60,7 @@ def test_under_deepspeed_the_first_bad_step_ends_the_run(group_settings: dict[st
     group_settings["training"] |= {"gradient_accumulation_steps": 2, "save_steps": 1, "save_total_limit": 4}
     run = begun(2, group_settings, engine="zero2", spoilt=3)
     assert run.wait() != 0
-    assert "at step 3, and DeepSpeed has taken the step: their items are in" in run.stderr
+    assert "at step 3, and DeepSpeed took the step: the items are in" in run.stderr
     bad = json.loads(Path(group_settings["output"], "bad-items.json").read_text())["bad_steps"]
     # Both batches of the second process, which has every other one.
     assert [item["place"] for item in bad["3"]["items"]] == [9, 11]
