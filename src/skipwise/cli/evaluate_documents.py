@@ -115,8 +115,8 @@ def find_texts(
             )
     elif is_first and not is_chosen and kept.of_source(source) is None:
         logger.warning(
-            f"only a share of {share:g} of {source!r} is measured on, which a run on these documents would hold out; "
-            "if none was, give --all-documents"
+            f"only a share of {share:g} of {source!r} is measured on: the documents that a run on them would hold out "
+            "of training; if the model was not trained on any of them, give --all-documents"
         )
     part = "all" if all_documents else "held_out"
     return Texts(data, sources, part, run.ends, details, progress and is_first)

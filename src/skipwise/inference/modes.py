@@ -182,9 +182,9 @@ class TwoModes:
         held = self.original_window if chosen == "short" else self.target
         if total_tokens > held:
             raise ConfigError(
-                f"the request may come to {total_tokens} tokens, prompt and new ones, and {chosen} mode holds {held}; "
-                "shorten the prompt or generate fewer"
-                + (", or let the length choose the mode" if total_tokens <= self.target else ""),
+                f"prompt and new tokens are up to {total_tokens} tokens, and {chosen} mode holds {held} "
+                f"({'the unchanged base' if chosen == 'short' else 'the extended model'}); shorten the prompt or "
+                "generate fewer" + (", or let the length choose the mode" if total_tokens <= self.target else ""),
                 page="length-does-not-fit",
             )
         return chosen
