@@ -86,7 +86,7 @@ def by_session(model: Any, cache: Callable[[Any, int], Any]) -> Variant:
 
 def by_llama_cpp(file: Path, threads: int, window: int) -> Variant:
     """llama.cpp on the same file, with products in its weights' own few bits."""
-    from llama_cpp import Llama
+    from llama_cpp import Llama  # pyright: ignore[reportMissingImports]
 
     llama = Llama(str(file), n_ctx=window, n_batch=CHUNK, n_threads=threads, n_threads_batch=threads, verbose=False)
 
