@@ -30,7 +30,7 @@ from skipwise.positions import (
 from skipwise.window import Window
 
 VARIANTS: list[PositionSampler] = [
-    *(variant() for variant in SAMPLERS.values()),
+    *(variant() for variant in SAMPLERS.values() if variant is not EndPrompt),
     *(PoSE(chunks=chunks, text=text, skips=skips) for chunks in (1, 2, 3, 7) for text in TEXTS for skips in SKIPS),
     *(PoSE(chunks=chunks, text=text, start="anywhere") for chunks in (1, 3) for text in TEXTS),
     SentenceGaps(sentence_tokens=1),
@@ -101,11 +101,22 @@ def test_a_training_window_of_the_target_leaves_nothing_to_skip(sampler: Positio
 def test_tiny_windows(kind: str, train: int) -> None:
     for target in range(train, 9):
         for seed in range(20):
-            sample = SAMPLERS[kind]().sample(9, window(train, target), np.random.default_rng(seed))
+            # The default of 20 tokens at the end is refused in such windows.
+            sampler = EndPrompt(tokens=1) if kind == "endprompt" else SAMPLERS[kind]()
+            sample = sampler.sample(9, window(train, target), np.random.default_rng(seed))
             assert sample.position_ids[-1] < target
 
 
-@pytest.mark.parametrize("sampler", [RandPos(), CREAM(), SentenceGaps(), EndPrompt(), Plain(), FullLength()], ids=str)
+def test_an_end_that_leaves_nothing_before_it_is_refused() -> None:
+    rng = np.random.default_rng(0)
+    assert len(EndPrompt(tokens=7).sample(9, window(8, 12), rng).position_ids) == 8
+    with pytest.raises(PositionError, match=r"sampler.tokens is 8 .*at most 7"):
+        EndPrompt(tokens=8).sample(9, window(8, 12), rng)
+
+
+@pytest.mark.parametrize(
+    "sampler", [RandPos(), CREAM(), SentenceGaps(), EndPrompt(tokens=3), Plain(), FullLength()], ids=str
+)
 def test_text_starts_anywhere_in_the_document(sampler: PositionSampler) -> None:
     rng = np.random.default_rng(0)
     size = 12 if isinstance(sampler, FullLength) else 8

@@ -1,7 +1,7 @@
 """`skipwise calibrate rope`: searches rotary frequencies for a base model, before it is trained."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from skipwise.cli import options
 from skipwise.cli.calibrate import SEARCH, DocumentsOption, FieldOption, texts_of
@@ -17,7 +17,7 @@ def calibrate_rope(
     model: options.Model,
     target: Annotated[int, option("--target TOKENS", "Context window to extend to, such as 32k.", shown=False)],
     kind: Annotated[
-        str | None,
+        Literal["longrope", "yarn"] | None,
         option(
             "--kind NAME", "longrope: a divisor for each pair of dimensions. yarn: ramp and factors.", shown="longrope"
         ),

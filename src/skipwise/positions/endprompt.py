@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from skipwise.errors import PositionError
 from skipwise.positions.draws import in_chunks
 from skipwise.positions.sample import PositionSample, check_choice, check_count, check_document
 from skipwise.window import Window
@@ -23,7 +24,7 @@ class EndPrompt:
     begins at a uniformly drawn token.
 
     Attributes:
-        tokens: number of tokens at the end, `e`, 1 or more; a shorter training window keeps one token before them.
+        tokens: number of tokens at the end, `e`, from 1 to one less than the training window.
         text: which text the last tokens have. contiguous: what follows in the document. aligned: text as far ahead as
             the positions are, as far as the document reaches.
         end: where they stand. target: their last position is `Lt - 1`, as in the paper. anywhere: `u ~ U{0..Lt-Lc}`, as
@@ -48,12 +49,16 @@ class EndPrompt:
     def sample(self, num_tokens: int, window: Window, rng: np.random.Generator) -> PositionSample:
         """See `PositionSampler.sample`."""
         check_document(num_tokens, window)
+        if self.tokens >= window.train:
+            raise PositionError(
+                f"sampler.tokens is {self.tokens} and window.train {window.train} tokens; a token must stand before "
+                f"those at the end: set at most {window.train - 1}"
+            )
         skip = window.target - window.train
         if self.end == "anywhere":
             skip = int(rng.integers(0, skip + 1))
         room = num_tokens - window.train
         ahead = min(skip, room) if self.text == "aligned" else 0
         start = int(rng.integers(0, room - ahead + 1))
-        tokens = min(self.tokens, window.train - 1)
-        lengths = [window.train - tokens, tokens]
+        lengths = [window.train - self.tokens, self.tokens]
         return PositionSample.unchecked(in_chunks(lengths, [start, start + ahead]), in_chunks(lengths, [0, skip]))
