@@ -19,12 +19,17 @@ from skipwise.data.corpus import TokenStore
 from skipwise.data.items import EpochOrder, TrainingItem, TrainingItems, generator_of
 from skipwise.data.store import View
 from skipwise.errors import DataError, PositionError
-from skipwise.positions import SAMPLERS, PoSE, PositionSample, SentenceGaps
+from skipwise.positions import SAMPLERS, EndPrompt, PoSE, PositionSample, PositionSampler, SentenceGaps
 from skipwise.window import Window
 
 WINDOW = Window(train=16, original=32, target=64)
 SEPARATOR, STOP = 0, 9
 NUM_IDS = 4096
+# Every sampler as it is by default, but for an end that is shorter than the window of these tests.
+EVERY_SAMPLER: list[PositionSampler] = [
+    EndPrompt(tokens=3) if variant is EndPrompt else variant() for variant in SAMPLERS.values()
+]
+every_sampler = pytest.mark.parametrize("sampler", EVERY_SAMPLER, ids=list(SAMPLERS))
 
 
 def make_store(folder: Path, documents: list[np.ndarray], separator_id: int | None = None) -> TokenStore:
@@ -58,13 +63,13 @@ def _equal(one: Sequence[Any], other: Sequence[Any]) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_items_are_the_same_in_any_order_and_instance(store: TokenStore, name: str) -> None:
+@every_sampler
+def test_items_are_the_same_in_any_order_and_instance(store: TokenStore, sampler: PositionSampler) -> None:
     places = list(itertools.product(range(3), range(len(store.names))))
-    items = TrainingItems(store, SAMPLERS[name](), WINDOW, seed=5)
+    items = TrainingItems(store, sampler, WINDOW, seed=5)
     expected = {place: items.item(*place) for place in places}
     random.Random(0).shuffle(places)
-    again = TrainingItems(TokenStore(store.folder), SAMPLERS[name](), WINDOW, seed=5)
+    again = TrainingItems(TokenStore(store.folder), sampler, WINDOW, seed=5)
     np.random.seed(0)  # noqa: NPY002 - global state must not matter
     for place in places:
         assert _equal(again.item(*place), expected[place])
@@ -82,9 +87,9 @@ def test_items_are_the_same_in_other_processes(store: TokenStore) -> None:
     assert all(_equal(items.item(*place), result) for place, result in zip(places, results, strict=True))
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_items_are_int64_of_one_length_and_within_the_target(store: TokenStore, name: str) -> None:
-    items = TrainingItems(store, SAMPLERS[name](), WINDOW, seed=1)
+@every_sampler
+def test_items_are_int64_of_one_length_and_within_the_target(store: TokenStore, sampler: PositionSampler) -> None:
+    items = TrainingItems(store, sampler, WINDOW, seed=1)
     for index in range(len(items)):
         item = items.item(0, index)
         assert {(field.dtype, field.shape) for field in item[:3]} == {(np.dtype(np.int64), item.input_ids.shape)}
