@@ -43,15 +43,15 @@ def assert_trained_alike(one: Path, other: Path) -> None:
         expected, found = ([entry[name] for entry in log if name in entry] for log in logs)
         assert found == pytest.approx(expected, rel=1e-4), name
     ours, others = weights(one), weights(other)
-    assert ours.keys() == others.keys()
+    assert sorted(ours) == sorted(others), sorted(set(ours) ^ set(others))
     for name, weight in ours.items():
         assert (others[name] - weight).abs().max() < 1e-5 * (1 + weight.abs().max()), name
 
 
 def as_if_killed(folder: Path, step: int) -> None:
     """Takes away what a finished run has left after its checkpoint of the step."""
-    for left in ("skipwise.json", "model.safetensors"):
-        (folder / left).unlink()
+    for left in (folder / "skipwise.json", *folder.glob("model*.safetensors*")):
+        left.unlink()
     for checkpoint in folder.glob("checkpoint-*"):
         if int(checkpoint.name.rpartition("-")[2]) > step:
             shutil.rmtree(checkpoint)
@@ -108,12 +108,13 @@ def train(settings: dict[str, Any], how: dict[str, Any]) -> None:
     if "seen" in how:
         Curriculum.__getitem__ = item  # pyright: ignore
     SkipwiseTrainer.training_step, SkipwiseTrainer.compute_loss = step, loss  # pyright: ignore
+    run = RunConfig.from_mapping(settings)
     if engine := how.get("engine"):
         launch = Launch(engine=engine, processes=int(os.environ["WORLD_SIZE"]))
-        settings["training"] = launch.write(settings["training"], Path(settings["output"], "launch"))
+        run = launch.write(run, Path(settings["output"], "launch"))
     try:
         options = {name: how.get(name, False) for name in ("resume", "skip_bad_items")}
-        extend(RunConfig.from_mapping(settings), **options)
+        extend(run, **options)
     except SkipwiseError as error:
         print(error, file=sys.stderr, flush=True)
         os._exit(2)

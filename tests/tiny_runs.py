@@ -75,7 +75,9 @@ def losses(folder: Path) -> list[float]:
 
 
 def weights(folder: Path | str) -> dict[str, torch.Tensor]:
-    return load_file(Path(folder) / "model.safetensors")
+    """Of a checkpoint in one file or in several."""
+    files = sorted(Path(folder).glob("model*.safetensors"))
+    return {name: tensor for file in files for name, tensor in load_file(file).items()}
 
 
 def assert_equal_weights(one: Path | str, other: Path | str) -> None:

@@ -15,6 +15,7 @@ import math
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,7 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
     from skipwise.evals import EvalContext
     from skipwise.evals.tasks.sliding import SlidingWindowPerplexity, window_spans, windowed_nlls
     from skipwise.model import load_model
+    from skipwise.runtime.forward import token_nlls
 
     logging.disable(logging.WARNING)
     model, tokenizer = load_model(question["model"], dtype="float32")
@@ -99,7 +101,8 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
 
         spans = list(window_spans(PIECES * WINDOW + 1, WINDOW + 1, WINDOW))
         return sum(
-            float(windowed_nlls(model, [], np.array([prefix, *ids]), spans, where="a text").sum()) for _, ids in texts
+            float(windowed_nlls(partial(token_nlls, model), [], np.array([prefix, *ids]), spans, where="a text").sum())
+            for _, ids in texts
         )
 
     def sliding() -> float:

@@ -2,8 +2,9 @@
 
 Both answer OpenAI's completions with temperature 0. Prefill: every client sends a prompt of some 500 tokens of its own
 and asks for one token. Decoding: every client sends a short prompt and asks for more tokens; the time of the same
-request for one token is taken off. All clients of a round ask at once. `skipwise serve` computes in float32, llama.cpp
-in the number format of the file. llama-cpp-python's server answers one request after the other.
+request for one token is taken off. All clients of a round ask at once. `skipwise serve` computes in float32, or with
+weights in 8 bits, llama.cpp in the number format of the file. Its server here (llama-cpp-python) answers one request
+after the other.
 """
 
 import json
@@ -31,8 +32,10 @@ NEW_TOKENS, START_SECONDS = 33, 600
 
 def measure(plan: Plan) -> Iterator[Row | Skipped]:
     """Both servers, one after the other in every round."""
-    sides = {OURS: [sys.executable, "-m", "skipwise", "serve", plan.model, "--no-measure", "--name", "m", "--port"]}
-    differ = {OURS: ""}
+    own = [sys.executable, "-m", "skipwise", "serve", plan.model, "--no-measure", "--name", "m"]
+    eight_bits = f"{OURS}, --weights int8"
+    sides = {OURS: [*own, "--port"], eight_bits: [*own, "--weights", "int8", "--port"]}
+    differ = {OURS: "", eight_bits: "weights in int8"}
     try:
         python = install(LLAMA_CPP, plan.folder)
         for kind in plan.formats:

@@ -1,7 +1,7 @@
 """Engines for distributed training, their settings, and the command that starts the processes.
 
 ddp     each process holds the whole model
-fsdp2   parameters, gradients and optimizer state sharded by PyTorch (FSDP version 2)
+fsdp2   parameters, gradients and optimizer state sharded by PyTorch (FSDP2): `parallel.shard`
 zero2   gradients and optimizer state sharded by DeepSpeed
 zero3   parameters, gradients and optimizer state sharded by DeepSpeed
 """
@@ -13,27 +13,17 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from skipwise.errors import ConfigError
+
+if TYPE_CHECKING:
+    from skipwise.config import RunConfig
 
 DEFAULT_PORT = 29400
 SECONDS_TO_STOP = 600
 LAUNCHED = "SKIPWISE_LAUNCHED"
 """Environment variable with the flags that the processes were started with."""
-
-# Settings of `training` that choose an engine; at most one engine is chosen.
-ENGINE_SETTINGS = ("fsdp", "fsdp_config", "deepspeed")
-
-
-def fsdp_settings() -> dict[str, Any]:
-    """FSDP settings for transformers: wrapped by layer, resharded after the forward pass, full checkpoints."""
-    return {
-        "version": 2,
-        "reshard_after_forward": True,
-        "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
-        "state_dict_type": "FULL_STATE_DICT",
-    }
 
 
 def deepspeed_settings(stage: int) -> dict[str, Any]:
@@ -51,13 +41,13 @@ def deepspeed_settings(stage: int) -> dict[str, Any]:
     }
 
 
-ENGINES: dict[str, dict[str, dict[str, Any]]] = {
-    "ddp": {},
-    "fsdp2": {"fsdp_config": fsdp_settings()},
-    "zero2": {"deepspeed": deepspeed_settings(2)},
-    "zero3": {"deepspeed": deepspeed_settings(3)},
+ENGINES: dict[str, dict[str, Any] | None] = {
+    "ddp": None,
+    "fsdp2": None,
+    "zero2": deepspeed_settings(2),
+    "zero3": deepspeed_settings(3),
 }
-"""For each engine, the setting of `training` that names its config file, and the content of that file."""
+"""For each engine, DeepSpeed's config; None for an engine of PyTorch's own."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,25 +93,24 @@ class Launch:
                 page="parallel-run",
             )
 
-    def write(self, training: dict[str, Any], folder: Path) -> dict[str, Any]:
-        """Writes the engine's config file, and returns `training` settings that use it.
+    def write(self, run: "RunConfig", folder: Path) -> "RunConfig":
+        """Writes DeepSpeed's config file if the engine is DeepSpeed's, and returns the run with this engine.
 
         Args:
-            training: the run's own settings.
+            run: with any engine or none.
             folder: folder for the file; created if missing.
 
         Raises:
             OSError: the file cannot be written.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        settings = {name: value for name, value in training.items() if name not in ENGINE_SETTINGS}
-        for name, content in ENGINES[self.engine].items():
+        training = {name: value for name, value in run.training.items() if name != "deepspeed"}
+        if (content := ENGINES[self.engine]) is not None:
             file = folder / f"{self.engine}.json"
             file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-            settings[name] = str(file)
-        if "fsdp_config" in settings:
-            settings["fsdp"] = True
-        return settings
+            training["deepspeed"] = str(file)
+        parallel = run.parallel.model_copy(update={"shard": self.engine == "fsdp2"})
+        return run.model_copy(update={"training": training, "parallel": parallel})
 
     def command(self, arguments: Sequence[str]) -> list[str]:
         """The command that starts this machine's processes, each running `skipwise` with these arguments."""

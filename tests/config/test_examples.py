@@ -104,7 +104,7 @@ def test_slurm_starts_an_agent_on_each_node(begun: bool, tmp_path: Path, monkeyp
     assert "--nnodes 4 --rdzv-backend c10d --rdzv-endpoint n17:29400" in " ".join(agent)
     assert ("--resume" in agent) == begun
     settings = RunConfig.from_yaml(tmp_path / agent[agent.index("--config") + 1])
-    assert settings.training["fsdp"] is True
+    assert settings.parallel.shard
 
 
 def test_kubernetes_starts_an_agent_in_each_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

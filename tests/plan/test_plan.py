@@ -142,7 +142,7 @@ def test_serving_uses_accelerators_that_share_the_heads_within_a_node(
     [
         ({"machine": "v100-32"}, {"fp16": True}),
         ({"machine": "h100", "count": 8, "sharding": "ddp"}, {"bf16": True}),
-        ({"machine": "h100", "count": 8, "sharding": "fsdp"}, {"bf16": True, "fsdp": True}),
+        ({"machine": "h100", "count": 8, "sharding": "fsdp"}, {"bf16": True, "shard": True}),
         ({"machine": "h100", "count": 8, "sharding": "zero3"}, {"bf16": True, "deepspeed": deepspeed_settings(3)}),
     ],
 )
@@ -150,8 +150,9 @@ def test_a_written_run_is_as_it_was_planned(options: dict[str, Any], expected: d
     found = plan("smollm2-135m", target=16384, window=256, job=Job(global_batch=8), **options)
     written = found.advice.config
     assert written["model"] == "HuggingFaceTB/SmolLM2-135M"
-    engines = {"fp16", "bf16", "fsdp", "deepspeed"}
-    assert {name: value for name, value in written["training"].items() if name in engines} == expected
+    said = {**written["training"], **written.get("parallel", {})}
+    engines = {"fp16", "bf16", "shard", "deepspeed"}
+    assert {name: value for name, value in said.items() if name in engines} == expected
     config = RunConfig.from_mapping({**written, "output": "nowhere"})
     assert training_settings(config)["per_device_train_batch_size"] == found.training[0].micro_batch
 

@@ -15,7 +15,7 @@ from skipwise.config.reading import parse_yaml
 from skipwise.errors import ConfigError
 from skipwise.launch import deepspeed_settings
 from skipwise.train.arguments import CHECKPOINTING, GLOBAL_BATCH, mixed_precision, training_arguments, training_settings
-from skipwise.train.sharding import is_sharded
+from skipwise.train.sharding import is_zero3
 
 SMALL = {"model": "some/model", "target": "32k"}
 
@@ -128,9 +128,9 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     [
         ({"bf16": True, "use_cpu": torch.accelerator.is_available()}, {}, "training.bf16"),
         ({"use_cpu": True, "report_to": "nosuch"}, {}, "nosuch"),
-        # Accelerate shards over accelerators alone, and says nothing where there are none; nor does accelerate launch.
         ({"use_cpu": True, "fsdp": True}, {}, "training.fsdp"),
-        ({"use_cpu": True}, {"USE_FSDP": "true"}, "training.fsdp"),
+        # It would split once more what the run has split.
+        ({"use_cpu": True}, {"USE_FSDP": "true"}, "--launch fsdp2"),
     ],
 )
 def test_what_this_machine_cannot_do_is_refused_by_name(
@@ -151,16 +151,15 @@ def test_deepspeed_of_accelerate_launch_is_as_if_it_were_set(
     launched(USE_DEEPSPEED="true", DEEPSPEED_ZERO_STAGE=stage, DEEPSPEED_OFFLOAD_PARAM_DEVICE="cpu")
     arguments = training_arguments(RunConfig.from_mapping(SMALL))
     assert arguments.deepspeed == deepspeed_settings(int(stage))
-    assert is_sharded(arguments) == (stage == "3")
+    assert is_zero3(arguments) == (stage == "3")
     assert "offload_param_device is left out" in caplog.text
     file = tmp_path / "zero.json"
     file.write_text(json.dumps(deepspeed_settings(int(stage))))
     launched(DEEPSPEED_CONFIG_FILE=str(file))
     assert training_arguments(RunConfig.from_mapping(SMALL)).deepspeed == str(file)
     # What a run says of engines comes first.
-    launched(USE_FSDP="true", USE_DEEPSPEED="false")
     config = RunConfig.from_mapping({**SMALL, "training": {"deepspeed": deepspeed_settings(2)}})
-    assert not training_arguments(config).fsdp
+    assert training_arguments(config).deepspeed == deepspeed_settings(2)
 
 
 def test_no_strategy_is_written_as_a_word_that_yaml_takes_for_false() -> None:

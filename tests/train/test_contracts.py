@@ -32,6 +32,9 @@ RING = "torch.distributed.tensor.experimental._context_parallel._attention"
         ("_save_checkpoint", ["model", "trial"]),
         ("_get_output_dir", ["trial"]),
         ("_save", ["output_dir", "state_dict"]),
+        ("_save_optimizer_and_scheduler", ["output_dir"]),
+        ("_load_optimizer_and_scheduler", ["checkpoint"]),
+        ("_defer_fsdp_gradient_reduction", []),
         ("_load_from_checkpoint", ["resume_from_checkpoint", "model"]),
     ],
 )

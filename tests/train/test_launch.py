@@ -20,16 +20,8 @@ from skipwise.errors import ConfigError
 from skipwise.launch import ENGINES, Launch
 
 
-def test_fsdp_reads_its_settings(tmp_path: Path) -> None:
-    settings = Launch(engine="fsdp2", processes=2).write({"bf16": True}, tmp_path)
-    del settings["bf16"]  # which needs an accelerator
-    read = transformers.TrainingArguments(output_dir=str(tmp_path), use_cpu=True, **settings)
-    assert read.fsdp
-    assert read.fsdp_plugin_args is not None
-    plugin = read.fsdp_plugin_args
-    assert (plugin["fsdp_version"], plugin["reshard_after_forward"]) == (2, True)
-    assert plugin["auto_wrap_policy"] == "TRANSFORMER_BASED_WRAP"
-    assert plugin["state_dict_type"] == "FULL_STATE_DICT"
+def run(**training: Any) -> RunConfig:
+    return RunConfig.from_mapping({"model": "m", "target": "32k", "data": "d", "training": training})
 
 
 @pytest.mark.parametrize("stage", [2, 3])
@@ -37,7 +29,7 @@ def test_deepspeed_reads_its_settings(stage: int, tmp_path: Path) -> None:
     pytest.importorskip("deepspeed")
     from deepspeed.runtime.config import DeepSpeedConfig  # pyright: ignore[reportMissingImports]
 
-    settings = Launch(engine=f"zero{stage}", processes=2).write({"learning_rate": 1e-3}, tmp_path)
+    settings = Launch(engine=f"zero{stage}", processes=2).write(run(learning_rate=1e-3), tmp_path).training
     assert settings["learning_rate"] == 1e-3
     arguments = transformers.TrainingArguments(
         output_dir=str(tmp_path), use_cpu=True, per_device_train_batch_size=2, gradient_accumulation_steps=3, **settings
@@ -51,8 +43,10 @@ def test_deepspeed_reads_its_settings(stage: int, tmp_path: Path) -> None:
 
 
 def test_one_engine_takes_the_place_of_another(tmp_path: Path) -> None:
-    before = {"fsdp": True, "fsdp_config": {"version": 2}, "max_steps": 3}
-    assert Launch(engine="ddp", processes=2).write(before, tmp_path) == {"max_steps": 3}
+    shards = Launch(engine="fsdp2", processes=2).write(run(deepspeed={}, max_steps=3), tmp_path)
+    assert (shards.training, shards.parallel.shard) == ({"max_steps": 3}, True)
+    whole = Launch(engine="ddp", processes=2).write(shards, tmp_path)
+    assert (whole.training, whole.parallel.shard) == ({"max_steps": 3}, False)
 
 
 def test_torchrun_reads_the_command() -> None:
@@ -102,7 +96,7 @@ def test_the_verb_has_the_agent_start_it(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
-        (["--launch", "fsdp2"], "--launch fsdp2"),
+        (["--set=parallel.shard=true"], "parallel.shard"),
         (["--nproc", "2"], "--nproc"),
         (["--nnodes", "2"], "--nnodes"),
         (["--launch", "zero4"], "--launch is 'zero4'"),

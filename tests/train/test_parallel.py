@@ -116,7 +116,6 @@ def test_the_same_is_trained_whatever_the_number_of_processes(
 def test_engines_train_what_one_process_trains(
     kind: str, tiny_checkpoint: Path, checkpoint_of_blocks: Path, arguments: Any
 ) -> None:
-    """DDP and ZeRO by two processes on CPUs; FSDP has no such mode in accelerate (see test_sharding)."""
     pytest.importorskip("deepspeed")
     if kind == "qlora":
         pytest.importorskip("bitsandbytes", reason="4-bit weights are the package bitsandbytes' (extra: qlora)")
@@ -133,7 +132,7 @@ def test_engines_train_what_one_process_trains(
         return trained(processes, settings, engine=engine, resume=resume)
 
     alone = run("ddp", 1, "alone")
-    for engine in ("ddp", "zero2", "zero3"):
+    for engine in ("ddp", "fsdp2", "zero2", "zero3"):
         assert_trained_alike(alone, run(engine, 2))
     if kind != "full":
         return

@@ -174,10 +174,9 @@ def _launch(
     check_run(run, processes=made.processes * made.machines, begun=begun)
     folder = run.output_folder / LAUNCH
     try:
-        training = made.write(run.training, folder)
-        settings = folder / SETTINGS_FILE
         # What the run leaves open stays open: every process resolves it alike.
-        written = run.model_copy(update={"training": training}).given_settings()
+        written = made.write(run, folder).given_settings()
+        settings = folder / SETTINGS_FILE
         settings.write_text(yaml.safe_dump(written, sort_keys=False), encoding="utf-8")
     except OSError as error:
         raise CheckpointError(f"{str(folder)!r} cannot be written: {error.strerror}", page="cannot-write") from error
@@ -197,13 +196,7 @@ def _check_engine(launch: Any, accelerators: int | None) -> None:
             f"--nproc is {launch.processes}, and this machine has {accelerators} GPUs; give at most {accelerators}",
             page="parallel-run",
         )
-    if accelerators is None and launch.engine == "fsdp2":
-        raise ConfigError(
-            "--launch fsdp2 shards the model over GPUs, and there is none here: give --launch ddp, which trains in "
-            "several processes on CPUs",
-            page="parallel-run",
-        )
-    if "deepspeed" in ENGINES[launch.engine] and importlib.util.find_spec("deepspeed") is None:
+    if ENGINES[launch.engine] is not None and importlib.util.find_spec("deepspeed") is None:
         raise ConfigError(
             f"--launch {launch.engine} needs DeepSpeed: pip install 'skipwise[deepspeed]', or --launch fsdp2",
             page="missing-extra",

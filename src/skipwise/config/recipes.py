@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from skipwise.launch import ENGINE_SETTINGS
 from skipwise.window import Window
 
 if TYPE_CHECKING:
@@ -154,7 +153,7 @@ def _recipe(given: "RunConfig", facts: Facts) -> tuple[str, str]:
     if few := _few_documents(given.over({"recipe": "growing"}), facts):
         return "diluted", f"whose windows stay short: {few}"
     why = "which measured best: diluted attention, retrieval exercises, and longer windows in the last steps"
-    if any(given.training.get(engine) for engine in ENGINE_SETTINGS):
+    if given.parallel.shard or given.training.get("deepspeed"):
         why += "; these steps have more tokens, because the model is sharded"
     return "growing", why
 

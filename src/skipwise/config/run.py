@@ -298,9 +298,12 @@ class ParallelConfig(StrictModel):
     Attributes:
         context: size of context parallelism: number of processes that split each window among them, for windows that do
             not fit one device.
+        shard: splits parameters, gradients and optimizer state over all processes (FSDP2), for models that do not fit
+            one device. `--launch fsdp2` sets it.
     """
 
     context: int = Field(default=1, ge=1)
+    shard: bool = False
 
 
 class RunConfig(StrictModel):

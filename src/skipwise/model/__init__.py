@@ -41,8 +41,9 @@ if TYPE_CHECKING:
         is_four_bit,
     )
     from skipwise.model.rotary import rotary_tables
-    from skipwise.model.save import save_attention_scale, save_config, save_model, share_weights
-    from skipwise.model.saved import check_saved
+    from skipwise.model.save import save_attention_scale, save_config, save_in_parts, save_model, share_weights
+    from skipwise.model.saved import check_saved, first_layers
+    from skipwise.model.shards import apart, empty_twin
     from skipwise.model.source import portability_note
     from skipwise.model.stored import StoredWeights, check_trainable, stored_weights
     from skipwise.model.tokenizer import embedding_rows, read_tokenizer
@@ -56,8 +57,9 @@ _NAMES_OF_MODULES = {
     "place": "named_path path_beside",
     "quantized": "check_read_as_stored dequantized four_bit_layers four_bits FourBits is_four_bit",
     "rotary": "rotary_tables",
-    "save": "save_attention_scale save_config save_model share_weights",
-    "saved": "check_saved",
+    "save": "save_attention_scale save_config save_in_parts save_model share_weights",
+    "saved": "check_saved first_layers",
+    "shards": "apart empty_twin",
     "source": "portability_note",
     "stored": "check_trainable stored_weights StoredWeights",
     "tokenizer": "embedding_rows read_tokenizer",
@@ -69,6 +71,7 @@ __all__ = [
     "LoadedModel",
     "StoredWeights",
     "Weights",
+    "apart",
     "attention_of",
     "built_around",
     "check_loads_in_four_bits",
@@ -78,6 +81,8 @@ __all__ = [
     "check_weights",
     "dequantized",
     "embedding_rows",
+    "empty_twin",
+    "first_layers",
     "four_bit_layers",
     "four_bits",
     "hold_in_eight_bits",
@@ -94,6 +99,7 @@ __all__ = [
     "rotary_tables",
     "save_attention_scale",
     "save_config",
+    "save_in_parts",
     "save_model",
     "scaled_by",
     "set_attention",

@@ -50,6 +50,16 @@ def forget_conversions(model: Any) -> None:
     model._weight_conversions = None
 
 
+@contextmanager
+def saving_in_every_process(model: Any) -> Iterator[None]:
+    """Context in which `model.save_pretrained` writes in every process of a group, not in the first alone."""
+    model.should_save_on_this_rank = lambda *_, **__: True
+    try:
+        yield
+    finally:
+        del model.should_save_on_this_rank
+
+
 def set_engine(tokenizer: Any, engine: Tokenizer) -> None:
     """Replaces what a fast tokenizer computes with."""
     tokenizer._tokenizer = engine

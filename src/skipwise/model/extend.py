@@ -167,6 +167,14 @@ def common_names(config: PreTrainedConfig) -> Mapping[str, Any]:
     return {common.get(name, name): value for name, value in config.to_dict().items()}
 
 
+def without_parameters(
+    model_class: type[PreTrainedModel], config: PreTrainedConfig, dtype: torch.dtype
+) -> PreTrainedModel:
+    """Builds a model whose parameters are on the meta device, and whose computed buffers are real, on the CPU."""
+    with _default_dtype(dtype), init_empty_weights(include_buffers=False), no_init_weights():
+        return model_class(config)
+
+
 def built_around(
     model_class: type[PreTrainedModel],
     config: PreTrainedConfig,
@@ -184,8 +192,7 @@ def built_around(
     Raises:
         ConfigError: the names or shapes of `parameters` differ from those of the built model.
     """
-    with _default_dtype(like.dtype), init_empty_weights(include_buffers=False), no_init_weights():
-        model = model_class(config)
+    model = without_parameters(model_class, config, like.dtype)
     for name, module in like.named_modules():
         if is_four_bit(module):
             # A 4-bit layer also has state outside its parameters.

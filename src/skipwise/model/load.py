@@ -28,6 +28,7 @@ from skipwise.model.gptj import as_loaded, is_gptj, phi_parameters
 from skipwise.model.place import ModelSource
 from skipwise.model.quantized import FourBits, check_quantizable, keep_packed_as_trained
 from skipwise.model.rotary import refusal_reason
+from skipwise.model.shards import can_be_sliced, slices_of
 from skipwise.model.source import (
     locate,
     one_line_errors,
@@ -66,6 +67,7 @@ def load_model(
     dtype: str | torch.dtype | None = None,
     attention: str | None = None,
     quantization: FourBits | None = None,
+    in_shards: bool = False,
     needs_tokenizer: bool = True,
     trust_remote_code: bool = False,
 ) -> LoadedModel:
@@ -81,6 +83,8 @@ def load_model(
             (float32 for a GGUF file). None means `"auto"` with an accelerator, else float32.
         attention: `"sdpa"`, `"eager"`, `"flash_attention_2"`, ... or a kernel on the hub; None: the library chooses.
         quantization: quantizes the linear layers of a full-precision checkpoint to 4 bits while they are loaded.
+        in_shards: each process of the group reads its slice of every weight (`skipwise.model.shards`), unless the
+            weights have to be whole to be converted.
         needs_tokenizer: refuse a folder without a tokenizer; if False, the tokenizer may be None.
         trust_remote_code: run Python code that comes with the checkpoint.
 
@@ -113,7 +117,8 @@ def load_model(
             set_attention(target, attention)
             model = built_around(PhiForCausalLM, target, phi_parameters(gptj), gptj)
         else:
-            model = _load_weights(place, target, dtype, attention, quantization, trust_remote_code)
+            in_shards = in_shards and quantization is None and can_be_sliced(place, config)
+            model = _load_weights(place, target, dtype, attention, quantization, trust_remote_code, in_shards)
     # A tokenizer warns of texts longer than this, or cuts them.
     if tokenizer is not None:
         tokenizer.model_max_length = max(tokenizer.model_max_length, rope_state(model.config).maximum)
@@ -207,6 +212,7 @@ def _load_weights(
     attention: str | None,
     quantization: FourBits | None,
     trust_remote_code: bool,
+    in_shards: bool = False,
 ) -> PreTrainedModel:
     """Builds the model from the config and loads its weights. A missing weight is an error."""
     arguments: dict[str, Any] = {**place.file_arguments, "config": config, "dtype": _parameter_dtype(dtype, place)}
@@ -214,6 +220,9 @@ def _load_weights(
         arguments["attn_implementation"] = attention
     if quantization is not None:
         arguments |= {"quantization_config": quantization.settings, "device_map": {"": quantization.device}}
+    if in_shards:
+        skeleton = without_weights(config, trust_remote_code=trust_remote_code)
+        arguments["distributed_config"] = slices_of(skeleton)
     if place.gguf_file is None:
         arguments["use_safetensors"] = True
     else:

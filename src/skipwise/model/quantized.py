@@ -163,17 +163,22 @@ def check_read_as_stored(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def dequantized(layer: Any) -> Tensor:
-    """The stored weight of a 4-bit layer: float32 (out, in), on the CPU."""
+def dequantized(layer: Any, packed: Tensor | None = None) -> Tensor:
+    """The stored weight of a 4-bit layer: float32 (out, in), on the CPU.
+
+    Args:
+        layer: with its weight and how that was quantized.
+        packed: its weight, if the layer itself has only a part.
+    """
     # Read as a single row, because some CPUs misread rows that end inside a block (`check_read_as_stored`).
-    return _read(layer, torch.Size([1, layer.quant_state.shape.numel()]))
+    return _read(layer, torch.Size([1, layer.quant_state.shape.numel()]), packed)
 
 
-def _read(layer: Any, shape: torch.Size) -> Tensor:
+def _read(layer: Any, shape: torch.Size, packed: Tensor | None = None) -> Tensor:
     """Dequantizes the layer's weight as if it had this shape; the result has the layer's own shape."""
     from bitsandbytes.functional import dequantize_4bit  # pyright: ignore[reportMissingImports]
 
-    weight = layer.weight
+    weight = layer.weight if packed is None else packed
     state = copy.copy(layer.quant_state)
     state.dtype, state.shape = torch.float32, shape
     return dequantize_4bit(weight.detach(), state).cpu().view(layer.quant_state.shape)

@@ -1,16 +1,22 @@
 """Write checkpoint folders that both transformers 5 and readers of the transformers 4 format understand."""
 
 import json
+import shutil
 import stat
+from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from skipwise.errors import CheckpointError
 from skipwise.files import new_folder, replace_file
 from skipwise.imports import without
+from skipwise.model._transformers import saving_in_every_process
 from skipwise.model.extend import decoder_key, scaled_config
 from skipwise.model.source import quiet_transformers
 from skipwise.rope import with_both_eras
@@ -65,6 +71,68 @@ def save_model(
             f"checkpoint folder {str(folder)!r} cannot be written ({error}); choose another",
             page="cannot-write",
         ) from error
+
+
+def save_in_parts(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    folder: str | Path,
+    parts: Iterable[dict[str, Tensor]],
+) -> None:
+    """Writes a checkpoint folder like that of `save_model`, by all processes of a group together.
+
+    Each part becomes a file, written by one of the processes, so that none holds more than one part.
+
+    Args:
+        model: the model; its own weights are not looked at.
+        tokenizer: as for `save_model`.
+        folder: where to write; it exists. All processes see the same one.
+        parts: weights by name, the same parts in all processes; the names of all parts are those of the whole model.
+
+    Raises:
+        CheckpointError: the folder cannot be written.
+    """
+    rank, processes = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    folder, written = Path(folder), {}
+    for number, part in enumerate(filter(None, parts)):
+        if number % processes != rank:
+            continue
+        aside = folder / f".part-{number}"
+        with saving_in_every_process(model):
+            save_model(model, None, aside, state_dict=part)
+        for file in sorted(aside.glob("*.safetensors")):
+            written[number, file.name] = _names_and_bytes(file)
+            file.rename(folder / f".{number}-{file.name}")
+        if rank == 0:
+            for file in aside.glob("*.json"):
+                if not file.name.endswith(".index.json"):
+                    file.replace(folder / file.name)
+        shutil.rmtree(aside)
+    gathered: list[Any] = [None] * processes
+    torch.distributed.all_gather_object(gathered, written)
+    if rank == 0:
+        whole = dict(sorted(item for each in gathered for item in each.items()))
+        weight_map, total = {}, 0
+        for index, ((number, name), (names, size)) in enumerate(whole.items(), start=1):
+            final = f"model-{index:05}-of-{len(whole):05}.safetensors"
+            (folder / f".{number}-{name}").replace(folder / final)
+            weight_map |= dict.fromkeys(names, final)
+            total += size
+        entry = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (folder / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(entry, indent=2, sort_keys=True) + "\n", "utf-8")
+        if tokenizer is not None:
+            with quiet_transformers():
+                tokenizer.save_pretrained(folder)
+        share_weights(folder)
+    torch.distributed.barrier()
+
+
+def _names_and_bytes(weights: Path) -> tuple[list[str], int]:
+    """The names of the tensors in a safetensors file, and their size."""
+    with weights.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    return [name for name in header if name != "__metadata__"], weights.stat().st_size - 8 - length
 
 
 def save_config(config: PreTrainedConfig, folder: str | Path) -> None:

@@ -111,18 +111,19 @@ def differences(read: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, fl
     return off
 
 
-def check_saved(model: PreTrainedModel, folder: str | Path) -> None:
+def check_saved(model: PreTrainedModel, folder: str | Path, *, layers: int | None = None) -> None:
     """Loads a saved model, or its first layers if it is large, and compares the weights with those in memory.
 
     Args:
-        model: a plain model with all of its layers.
+        model: a plain model with all of its layers, or with all weights but those of later layers than `layers`.
         folder: where `save_model` wrote it.
+        layers: number of leading layers to compare; None for as many as are quickly loaded.
 
     Raises:
         CheckpointError: the weights in the folder differ from the model's.
     """
-    few, layers = layers_to_reread(model), text_config(model.config).num_hidden_layers
-    logger.info(f"checking the saved weights: {few} of {layers} layers")
+    few = layers or layers_to_reread(model)
+    logger.info(f"checking the saved weights: {few} of {text_config(model.config).num_hidden_layers} layers")
     if wrong := wrongly_saved(model, folder, few):
         name, difference = max(wrong.items(), key=lambda item: item[1])
         raise CheckpointError(

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from skipwise.launch import deepspeed_settings, fsdp_settings
+from skipwise.launch import deepspeed_settings
 from skipwise.memory import SHARDINGS, Sharding
 from skipwise.model import rope_state
 from skipwise.plan.cards import MODEL_CARDS
@@ -281,9 +281,7 @@ def _config(plan: "Plan") -> dict[str, Any]:
         training["bf16" if machine.half == "bfloat16" else "fp16"] = True
     if not plan.asked.checkpointing:
         training["gradient_checkpointing"] = False
-    if sharding.kind == "fsdp":
-        training |= {"fsdp": True, "fsdp_config": fsdp_settings()}
-    elif sharding.is_deepspeed:
+    if sharding.is_deepspeed:
         training["deepspeed"] = deepspeed_settings(SHARDINGS[sharding.kind])
     config: dict[str, Any] = {
         "model": _model_name(plan),
@@ -297,6 +295,8 @@ def _config(plan: "Plan") -> dict[str, Any]:
     }
     if recipe is not None and recipe.widest_tokens < recipe.asked_tokens:
         config["growth"] = growth_that_fits(run, plan.window, recipe)
+    if sharding.kind == "fsdp":
+        config["parallel"] = {"shard": True}
     if plan.shape.told_original is not None:
         config["original"] = length_label(plan.shape.told_original)
     if chosen is not None and chosen.approach.tuning.kind != "full":

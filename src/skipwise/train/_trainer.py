@@ -3,12 +3,14 @@
 `tests/train/test_contracts.py` checks them against the installed release.
 """
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from torch.utils.data import Sampler
+from transformers.trainer import SCHEDULER_NAME
 
 
 class OpenTrainer(transformers.Trainer):
@@ -36,6 +38,14 @@ class OpenTrainer(transformers.Trainer):
         """Whether a resumed run takes the weights of its checkpoint from the library."""
         raise NotImplementedError
 
+    def saves_optimizer(self, checkpoint: Path) -> bool:
+        """Writes the optimizer's state, in all processes; False leaves that to the library."""
+        raise NotImplementedError
+
+    def loads_optimizer(self, checkpoint: Path) -> bool:
+        """Reads the optimizer's state, in all processes; False leaves that to the library."""
+        raise NotImplementedError
+
     def _get_train_sampler(self, *_: Any, **__: Any) -> Sampler:
         return self.train_sampler()
 
@@ -51,6 +61,25 @@ class OpenTrainer(transformers.Trainer):
                 super()._save_checkpoint(model, trial)
             finally:
                 self._checkpoint_parent = None
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        folder = Path(output_dir)
+        if not self.saves_optimizer(folder):
+            super()._save_optimizer_and_scheduler(output_dir)
+        elif self.args.should_save:
+            assert self.lr_scheduler is not None
+            torch.save(self.lr_scheduler.state_dict(), folder / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or not self.loads_optimizer(Path(checkpoint)):
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        assert self.lr_scheduler is not None
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
+
+    def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:
+        # Gradients that wait for the last micro-batch would be whole in each process meanwhile.
+        return nullcontext()
 
     def _get_output_dir(self, trial: Any) -> str:
         return super()._get_output_dir(trial) if self._checkpoint_parent is None else str(self._checkpoint_parent)

@@ -11,7 +11,7 @@ from skipwise.config import RunConfig
 from skipwise.config.defaults import GLOBAL_BATCH, LEARNING_RATE, STEPS, WARMUP_STEPS
 from skipwise.errors import ConfigError
 from skipwise.imports import without_four_bits
-from skipwise.launch import ENGINE_SETTINGS, deepspeed_settings, fsdp_settings
+from skipwise.launch import deepspeed_settings
 from skipwise.names import did_you_mean
 from skipwise.train.context import num_groups
 from skipwise.train.sharding import check_sharding
@@ -51,6 +51,8 @@ _SAID_ELSEWHERE = {
     "eval_on_start": "validation, which always measures before training",
     "resume_from_checkpoint": "the flag --resume",
     "parallelism_config": "parallel.context",
+    "fsdp": "parallel.shard",
+    "fsdp_config": "parallel.shard",
     "remove_unused_columns": "nothing; items have no unused columns",
 }
 # Variables by which `accelerate launch` passes DeepSpeed's settings to its processes.
@@ -156,13 +158,20 @@ def mixed_precision(arguments: TrainingArguments) -> torch.dtype | None:
 
 
 def _launched_engine(settings: dict[str, Any]) -> dict[str, Any]:
-    """FSDP or DeepSpeed as `accelerate launch` was told to use it, as settings of `training`."""
+    """DeepSpeed as `accelerate launch` was told to use it, as settings of `training`.
+
+    Raises:
+        ConfigError: it was told to use FSDP, by which it would split a model that this run has split already.
+    """
     asked = {name: os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true" for name in ("FSDP", "DEEPSPEED")}
-    if any(settings.get(name) for name in ENGINE_SETTINGS) or not any(asked.values()):
-        return {}
     if asked["FSDP"]:
-        logger.info("accelerate launch asks for FSDP 2: the model is sharded layer by layer, and checkpoints are whole")
-        return {"fsdp": True, "fsdp_config": fsdp_settings()}
+        raise ConfigError(
+            "accelerate launch is told to use FSDP, which a run does by itself: start it by skipwise extend --launch "
+            "fsdp2, or by torchrun with --set parallel.shard=true",
+            page="parallel-run",
+        )
+    if settings.get("deepspeed") or not asked["DEEPSPEED"]:
+        return {}
     told = {name: os.environ.get(f"ACCELERATE_DEEPSPEED_{name}", "none") for name in _LAUNCHED_DEEPSPEED}
     if (file := told.pop("CONFIG_FILE")) != "none":
         return {"deepspeed": file}

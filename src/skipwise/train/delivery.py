@@ -1,20 +1,32 @@
 """The end of a run: the trained model gathered, merged, saved and calibrated, and the record of what was done."""
 
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
+from torch import Tensor
 
 from skipwise.config import QloraTuning
 from skipwise.data.stream import DocumentStream
 from skipwise.doctor import Verdict
-from skipwise.model import check_saved, portability_note, save_model, share_weights
+from skipwise.model import (
+    check_saved,
+    empty_twin,
+    first_layers,
+    portability_note,
+    save_in_parts,
+    save_model,
+    share_weights,
+)
 from skipwise.records.runs import ADAPTER
 from skipwise.train.calibration import calibrate_run
 from skipwise.train.data import shows_bars
 from skipwise.train.durable import step_of
+from skipwise.train.plain_parts import filled, plain_parts
 from skipwise.train.preparation import load
 from skipwise.train.process import peak_bytes
 from skipwise.train.quantized import give_back, merged_in_full, run_dtype
@@ -80,6 +92,9 @@ def _what_was_done(run: Session, trained: Trained, steps: int, log: list[dict[st
 def _write_model(run: Session, trained: Trained, record: dict[str, Any]) -> None:
     """Saves the model as a plain one, calibrates it if asked to, and writes the record last."""
     folder, writes = run.folder.path, trained.trainer.is_world_process_zero()
+    if run.shards:
+        _write_shards(run, trained, record)
+        return
     plain = _plain_model(run, trained, record)
     # The chunked loss, which replaced the model's own forward pass.
     vars(plain).pop("forward", None)
@@ -93,6 +108,44 @@ def _write_model(run: Session, trained: Trained, record: dict[str, Any]) -> None
         record["calibration"], factor = _calibrated(run, trained, plain)
     if writes:
         write_record(run, record, note=portability_note(plain.config), factor=factor)
+
+
+def _write_shards(run: Session, trained: Trained, record: dict[str, Any]) -> None:
+    """The same for a model that FSDP2 has split, by all processes together; none ever holds it whole."""
+    trainer, tuning, folder = trained.trainer, run.config.tuning, run.folder.path
+    model: Any = trainer.model
+    assert run.loaded is not None
+    plain, dtype = model, None
+    if is_adapted(model):
+        trainer.save_model(str(folder / ADAPTER), _internal_call=True)
+        plain = model.get_base_model()
+    if isinstance(tuning, QloraTuning):
+        dtype = run_dtype(run.config, run.checked.base)
+        record["merge"] = _merge_of(tuning, dtype)
+    twin = empty_twin(plain, dtype)
+    to_compare = first_layers(twin, 1)
+
+    def remembered(parts: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+        for part in parts:
+            if trainer.is_world_process_zero():
+                to_compare.update({name: tensor for name, tensor in part.items() if name in to_compare})
+            yield part
+
+    save_in_parts(twin, run.loaded.tokenizer, folder, remembered(plain_parts(model, tuning, dtype)))
+    if trainer.is_world_process_zero():
+        check_saved(filled(twin, to_compare), folder, layers=1)
+        write_record(run, record, note=portability_note(twin.config), factor=None)
+
+
+def _merge_of(tuning: QloraTuning, dtype: torch.dtype) -> dict[str, Any]:
+    """The entry for the record on how additions to a base in 4 bits were merged."""
+    return {
+        "into": "the weights that the additions were trained over, dequantized",
+        "quant": tuning.quant,
+        "double_quant": tuning.double_quant,
+        "summed_in": "float32",
+        "saved_in": str(dtype).removeprefix("torch."),
+    }
 
 
 def _plain_model(run: Session, trained: Trained, record: dict[str, Any]) -> Any:
@@ -110,13 +163,7 @@ def _plain_model(run: Session, trained: Trained, record: dict[str, Any]) -> Any:
         share_weights(run.folder.path / ADAPTER)
     if isinstance(tuning, QloraTuning):
         dtype = run_dtype(run.config, run.checked.base)
-        record["merge"] = {
-            "into": "the weights that the additions were trained over, dequantized",
-            "quant": tuning.quant,
-            "double_quant": tuning.double_quant,
-            "summed_in": "float32",
-            "saved_in": str(dtype).removeprefix("torch."),
-        }
+        record["merge"] = _merge_of(tuning, dtype)
         if writes or trained.to_calibrate_on is not None:
             plain = merged_in_full(model, load(run, dtype="float32").model, tuning, dtype)
             give_back(model)

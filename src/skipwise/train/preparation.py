@@ -6,12 +6,16 @@ from typing import Any
 
 from accelerate import PartialState
 
+from skipwise.config import QloraTuning
 from skipwise.doctor import doctor, require_healthy
-from skipwise.model import LoadedModel, check_read_as_stored, load_model
+from skipwise.errors import CheckpointError
+from skipwise.model import LoadedModel, apart, check_read_as_stored, load_model, without_weights
 from skipwise.records.verdict import Verdict, refused_mask
+from skipwise.report.quantities import bytes_text
 from skipwise.train.arguments import CHECKPOINTING, mixed_precision
 from skipwise.train.context import context_group, probe_context
-from skipwise.train.quantized import quantization_of
+from skipwise.train.process import room_bytes
+from skipwise.train.quantized import quantization_of, run_dtype
 from skipwise.train.session import Session
 from skipwise.train.sharding import loaded_whole
 
@@ -26,7 +30,9 @@ def load(run: Session, **how: Any) -> LoadedModel:
         how: further arguments of `load_model`; by default those of training.
     """
     config = run.config
-    how = how or {"dtype": config.dtype, "quantization": quantization_of(config, run.arguments, run.checked.base)}
+    if not how:
+        quantization = quantization_of(config, run.arguments, run.checked.base)
+        how = {"dtype": config.dtype, "quantization": quantization, "in_shards": run.shards}
     if (source := run.whole_checkpoint) is None:
         source = config.model
         interpolation = config.build_interpolation()
@@ -38,19 +44,53 @@ def load(run: Session, **how: Any) -> LoadedModel:
 def load_to_train(run: Session) -> LoadedModel:
     """The same, on the device that it is trained on."""
     loaded = load(run)
+    if run.shards:
+        plain, run.slices = apart(loaded.model)
+        loaded = loaded._replace(model=plain)
     check_read_as_stored(loaded.model)
-    loaded.model.to(PartialState().device)  # pyright: ignore[reportArgumentType]
+    if not run.shards:
+        loaded.model.to(PartialState().device)  # pyright: ignore[reportArgumentType]
     return loaded
+
+
+def require_room(run: Session) -> None:
+    """Refuses a model whose weights alone are more than a process has memory for.
+
+    Raises:
+        CheckpointError: with the numbers.
+    """
+    if isinstance(run.config.tuning, QloraTuning):
+        return
+    with loaded_whole(run.arguments):
+        skeleton = without_weights(run.checked.base, trust_remote_code=run.config.trust_remote_code)
+    size = run_dtype(run.config, run.checked.base).itemsize
+    whole: int = size * sum(parameter.numel() for parameter in skeleton.parameters())
+    processes = PartialState().num_processes
+    needed = -(-whole // processes) if run.shards else whole
+    if needed <= (room := room_bytes(PartialState().device)):
+        return
+    share = f", {bytes_text(needed)} in each of {processes} processes," if run.shards else ""
+    more = -(-whole // max(room, 1)) + 1
+    raise CheckpointError(
+        f"the weights of {run.config.model} take {bytes_text(whole)}{share} and this process has memory for "
+        f"{bytes_text(room)}: split them over at least {more} processes by --launch fsdp2 --nproc {more}, on as many "
+        "devices, or train in bfloat16 or by qlora; `skipwise plan` says what fits",
+        page="out-of-memory",
+    )
 
 
 def prepare(run: Session) -> None:
     """Loads the model and probes it.
 
     Raises:
+        CheckpointError: a process has no memory for its weights.
         UnsupportedModelError: the preflight failed, and not only for a mask that the run can do without.
     """
+    require_room(run)
     run.loaded = load_to_train(run)
     config, model = run.config, run.loaded.model
+    if run.shards:
+        return
     with loaded_whole(run.arguments):
         verdicts = doctor(
             model,

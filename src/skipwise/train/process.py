@@ -4,8 +4,10 @@ import contextlib
 import gc
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 
+import psutil
 import torch
 
 _NO_MEMORY = ("not enough memory", "can't allocate memory", "cannot allocate memory", "out of memory", "no memory for")
@@ -26,6 +28,24 @@ def peak_bytes() -> int:
 
     # Kibibytes on Linux, bytes on macOS.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def room_bytes(device: torch.device) -> int:
+    """Memory that this process may still take: of its accelerator, or of the machine within its limits."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    here = psutil.Process().memory_info()
+    rooms = [psutil.virtual_memory().available]
+    with contextlib.suppress(ImportError):
+        import resource
+
+        for limit, taken in ((resource.RLIMIT_AS, here.vms), (resource.RLIMIT_DATA, getattr(here, "data", 0))):
+            soft = resource.getrlimit(limit)[0]
+            if soft != resource.RLIM_INFINITY:
+                rooms.append(soft - taken)
+    with contextlib.suppress(OSError, ValueError):  # The limit of a container.
+        rooms.append(int(Path("/sys/fs/cgroup/memory.max").read_text()) - here.rss)
+    return max(0, min(rooms))
 
 
 def free_memory() -> None:

@@ -31,7 +31,7 @@ def quantization_of(
         return None
     compute = mixed_precision(arguments) or run_dtype(config, base)
     # FSDP shards tensors of the dtype that it gathers, and casts others to it.
-    storage = compute if arguments.fsdp else torch.uint8
+    storage = compute if config.parallel.shard else torch.uint8
     device: Any = PartialState().device
     return four_bits(config.tuning, device, compute=compute, storage=storage)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from torch import Tensor
 
 from skipwise.config import FullTuning, RunConfig
 from skipwise.config.recipes import Resolved, resolve
@@ -27,7 +28,7 @@ from skipwise.train.fitting import smaller_batches
 from skipwise.train.folder import RunFolder
 from skipwise.train.guard import BadItems
 from skipwise.train.process import free_memory, reset_peak_bytes
-from skipwise.train.sharding import is_sharded
+from skipwise.train.sharding import is_zero3
 from skipwise.train.validation import find_held_out_ends
 from skipwise.window import Window
 
@@ -50,6 +51,7 @@ class Session:
         began: `time.monotonic` when it began.
         corpus: the documents, without the held-out ends of some; None until the run is resolved.
         loaded: the model that is trained, and its tokenizer.
+        slices: this process's rows of parameters whose stand-ins `loaded` has (`skipwise.model.shards`).
         verdicts: of the preflight.
         context: the processes that hold each window together; None if each has windows of its own.
     """
@@ -65,6 +67,7 @@ class Session:
     began: float = dataclasses.field(default_factory=time.monotonic)
     corpus: Corpus | None = None
     loaded: LoadedModel | None = None
+    slices: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     verdicts: list[Verdict] = dataclasses.field(default_factory=list)
     context: ContextGroup | None = None
 
@@ -96,14 +99,20 @@ class Session:
         return run_stages(self.resolved.config, self.window, self.checked.facts.steps)[0].window.train
 
     @property
+    def shards(self) -> bool:
+        """Whether FSDP2 splits the model over the processes."""
+        return self.config.parallel.shard
+
+    @property
     def split(self) -> bool:
-        """Whether no process holds the whole model."""
-        return is_sharded(self.arguments)
+        """Whether no process holds the whole model: by FSDP2, or by stage 3 of ZeRO."""
+        return self.shards or is_zero3(self.arguments)
 
     @property
     def whole_checkpoint(self) -> Path | None:
-        """The checkpoint if it is a whole extended model, not low-rank additions or shards."""
-        return self.checkpoint if isinstance(self.resolved.config.tuning, FullTuning) and not self.split else None
+        """The checkpoint if it is a whole extended model, not low-rank additions or shards of DeepSpeed."""
+        full = isinstance(self.resolved.config.tuning, FullTuning)
+        return self.checkpoint if full and not is_zero3(self.arguments) else None
 
     def resolve(self) -> None:
         """Decides, once, what the run leaves open and what depends on its documents; logs what and why."""
@@ -132,7 +141,7 @@ class Session:
 
     def begin_again(self) -> None:
         """Goes back to the last checkpoint, or the beginning, with what has been found to fit into memory."""
-        self.loaded = None
+        self.loaded, self.slices = None, {}
         self.arguments = training_arguments(self.config)
         self.checkpoint = newest_sound(self.folder.path, logger.warning)
         free_memory()

@@ -1,4 +1,4 @@
-"""Models sharded over processes by FSDP or DeepSpeed: loaded whole, trained in shards, gathered at the end."""
+"""Models sharded over processes by DeepSpeed: loaded whole, trained in shards, gathered at the end."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -13,24 +13,29 @@ from skipwise.errors import ConfigError
 from skipwise.train.tuning import is_adapted
 
 
-def is_sharded(arguments: "transformers.TrainingArguments") -> bool:
-    """Whether no process holds the whole model during training: FSDP, or stage 3 of ZeRO."""
-    return bool(arguments.fsdp) or (arguments.deepspeed is not None and arguments.hf_deepspeed_config.is_zero3())
+def is_zero3(arguments: "transformers.TrainingArguments") -> bool:
+    """Whether DeepSpeed shards parameters too: stage 3 of ZeRO."""
+    return arguments.deepspeed is not None and arguments.hf_deepspeed_config.is_zero3()
 
 
 def check_sharding(config: RunConfig, arguments: "transformers.TrainingArguments") -> None:
-    """Refuses FSDP on a CPU, and a calibration of a sharded model.
+    """Refuses two engines at a time, shards for one process, and a calibration of a sharded model.
 
     Raises:
         ConfigError: one of these.
     """
-    if arguments.fsdp and arguments.device.type == "cpu":
+    if config.parallel.shard and arguments.deepspeed is not None:
         raise ConfigError(
-            "setting 'training.fsdp' splits the model over accelerators, and this run computes on the CPU, where it "
-            "would stay whole in each process: leave it out",
+            "setting 'parallel.shard' is true, and training.deepspeed splits the model too: leave one of them out",
             page="parallel-run",
         )
-    if config.calibrate and is_sharded(arguments):
+    if config.parallel.shard and arguments.world_size == 1:
+        raise ConfigError(
+            "setting 'parallel.shard' is true, and this run has one process: give --launch fsdp2 --nproc with a number "
+            "of processes",
+            page="parallel-run",
+        )
+    if config.calibrate and (config.parallel.shard or is_zero3(arguments)):
         raise ConfigError(
             "setting 'calibrate' reads long documents with the whole model, and this run splits it over processes: "
             "leave it out, and call `skipwise calibrate` on what the run leaves",
@@ -64,7 +69,7 @@ def keep_for_the_loss(model: Any, arguments: "transformers.TrainingArguments") -
         model: as given to the Trainer, with or without low-rank additions.
         arguments: of the run.
     """
-    if arguments.deepspeed is None or not arguments.hf_deepspeed_config.is_zero3():
+    if not is_zero3(arguments):
         return
     import deepspeed as engine  # pyright: ignore[reportMissingImports]
 

@@ -14,6 +14,7 @@ from skipwise.config.stages import short_stage
 from skipwise.data.corpus import Corpus, MixedStore, StreamedCorpus, TokenStore
 from skipwise.data.stream import DocumentStream
 from skipwise.loss import use_chunked_loss
+from skipwise.train.arguments import mixed_precision
 from skipwise.train.calibration import calibration_documents
 from skipwise.train.context import num_groups
 from skipwise.train.curriculum import Curriculum, collate, collate_diluted
@@ -27,7 +28,7 @@ from skipwise.train.progress import StopAskedError, StopOnRequest
 from skipwise.train.record import run_record, sampler_text
 from skipwise.train.session import Session
 from skipwise.train.sharding import keep_for_the_loss
-from skipwise.train.tuning import apply_tuning
+from skipwise.train.tuning import apply_tuning, is_adapted, restore_additions
 from skipwise.train.validation import build_validation, tell_held_out_ends
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ def train(run: Session) -> Trained:
 
 def _train(run: Session) -> Trained:
     # Loads the whole Trainer of transformers.
-    from skipwise.train.trainer import SkipwiseTrainer, is_validation_due, stream_places
+    from skipwise.train.fsdp import shard
+    from skipwise.train.trainer import ShardedTrainer, SkipwiseTrainer, is_validation_due, stream_places
 
     transformers.set_seed(run.config.seed)
     loaded, corpus, config = run.loaded, run.corpus, run.config
@@ -99,9 +101,14 @@ def _train(run: Session) -> Trained:
     use_chunked_loss(loaded.model, distill=config.loss.distill)
     model = apply_tuning(loaded.model, config.tuning)
     keep_for_the_loss(model, run.arguments)
+    if run.shards:
+        if run.checkpoint is not None and is_adapted(model):
+            restore_additions(model, run.checkpoint)
+        shard(model, run.slices, run.arguments.device, mixed_precision(run.arguments))
+        run.slices = {}
     stop = StopOnRequest(logger.warning)
     run.arguments.eval_on_start = is_validation_due(run.checkpoint)
-    trainer = SkipwiseTrainer(
+    trainer = (ShardedTrainer if run.shards else SkipwiseTrainer)(
         stop=stop,
         guard=StepGuard(config.guard, run.bad_items, curriculum.describe, logger.warning),
         model=model,
@@ -142,7 +149,7 @@ def _layout(run: Session) -> Layout:
         items_at_a_time=begun_with,
         evenly=begun_with != arguments.train_batch_size,
         # Processes that share a model or windows cannot do without a batch alone.
-        keep_tokens=config.keep_tokens and run.context is None and not (arguments.deepspeed or arguments.fsdp),
+        keep_tokens=config.keep_tokens and run.context is None and not (arguments.deepspeed or run.shards),
         short_tokens=short and short.window.train,
         short_share=config.short_share,
     )

@@ -15,11 +15,12 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from skipwise.data.items import IGNORED_LABEL
 from skipwise.data.stream import DocumentStream
-from skipwise.model import save_model, share_weights
+from skipwise.model import empty_twin, save_in_parts, save_model, share_weights
 from skipwise.train._trainer import OpenTrainer
 from skipwise.train.arguments import mixed_precision
 from skipwise.train.context import ContextGroup, GroupSampler
 from skipwise.train.durable import forget_older, whole_or_not_at_all
+from skipwise.train.fsdp import OPTIMIZER_SHARDS, load_optimizer, parts, save_optimizer, split_again, whole
 from skipwise.train.guard import StepGuard
 from skipwise.train.progress import (
     LossesApart,
@@ -77,7 +78,6 @@ class SkipwiseTrainer(OpenTrainer):
         config.update(kept)
         self._tokenizer, self._validate, self._guard, self._stream = tokenizer, validate, guard, stream
         self._apart = None if is_exercise is None else LossesApart(is_exercise)
-        self._has_evaluated = False
         # The loss itself divides by the number of labels over all accumulated batches and processes.
         self.model_accepts_loss_kwargs = True
         for shown_elsewhere in (PrinterCallback, ProgressCallback):
@@ -157,13 +157,6 @@ class SkipwiseTrainer(OpenTrainer):
         """
         if self._validate is None:
             return {}
-        if self.is_fsdp_enabled and not self._has_evaluated:
-            # FSDP takes what is entered first for the root, and validation enters parts of the model.
-            whole: Any = self.model
-            two = torch.zeros(1, 2, dtype=torch.int64, device=self.args.device)
-            with torch.no_grad():
-                whole(input_ids=two, position_ids=torch.arange(2, device=two.device)[None], labels=two)
-        self._has_evaluated = True
         begun = time.monotonic()
         try:
             with self._stop.cutting_off(self.args):
@@ -222,8 +215,68 @@ class SkipwiseTrainer(OpenTrainer):
             save_model(whole, self._tokenizer, folder, state_dict=state_dict)
 
     def loads_weights(self) -> bool:
-        """True for low-rank additions and shards; a whole model has been loaded from the checkpoint already."""
-        return is_adapted(self.model) or self.is_fsdp_enabled
+        """True for low-rank additions; a whole model has been loaded from the checkpoint already."""
+        return is_adapted(self.model)
+
+    def saves_optimizer(self, checkpoint: Path) -> bool:
+        """False: it is whole in each process."""
+        return False
+
+    def loads_optimizer(self, checkpoint: Path) -> bool:
+        """Reads what processes with shards have written."""
+        folder = checkpoint / OPTIMIZER_SHARDS
+        if found := folder.is_dir():
+            assert self.optimizer is not None
+            model: Any = self.model
+            load_optimizer(model, self.optimizer.optimizer, folder)
+        return found
+
+
+class ShardedTrainer(SkipwiseTrainer):
+    """The same for a model that `skipwise.train.fsdp.shard` has split; all processes write each checkpoint together."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        # The library then neither wraps the model nor moves it.
+        self.is_distributed_loading_by_transformers = True
+        self._has_evaluated = False
+
+    def evaluate(self, *arguments: Any, **keywords: Any) -> dict[str, float]:
+        """As of any model, once the whole of it has been entered."""
+        if not self._has_evaluated:
+            # FSDP takes what is entered first for the root, and validation enters parts of the model.
+            model: Any = self.model
+            two = torch.zeros(1, 2, dtype=torch.int64, device=self.args.device)
+            with torch.no_grad():
+                model(input_ids=two, position_ids=torch.arange(2, device=two.device)[None], labels=two)
+        self._has_evaluated = True
+        try:
+            return super().evaluate(*arguments, **keywords)
+        finally:
+            split_again(self.model)  # pyright: ignore[reportArgumentType]
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Writes low-rank additions, or the model layer by layer."""
+        folder, model = Path(output_dir or str(self.args.output_dir)), self.model
+        folder.mkdir(parents=True, exist_ok=True)
+        if not is_adapted(model):
+            full: Any = model
+            save_in_parts(empty_twin(full), self._tokenizer, folder, parts(full))
+            return
+        additions = {name: whole(p) for name, p in model.named_parameters() if p.requires_grad}
+        if self.args.should_save:
+            self.save_weights(folder, additions)
+
+    def loads_weights(self) -> bool:
+        """False: the shards were made of the checkpoint's weights."""
+        return False
+
+    def saves_optimizer(self, checkpoint: Path) -> bool:
+        """Writes each process's part."""
+        assert self.optimizer is not None
+        model: Any = self.model
+        save_optimizer(model, self.optimizer.optimizer, checkpoint / OPTIMIZER_SHARDS)
+        return True
 
 
 def is_validation_due(checkpoint: Path | None) -> bool:

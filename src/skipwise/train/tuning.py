@@ -105,6 +105,18 @@ def load_additions(model: PreTrainedModel, folder: str | Path) -> "PeftModel":
         return PeftModel.from_pretrained(model, str(folder))
 
 
+def restore_additions(model: Any, folder: str | Path) -> None:
+    """Gives the low-rank additions of a model the values that were saved, in place.
+
+    Raises:
+        OSError, ValueError, RuntimeError, KeyError: the additions cannot be read, or belong to another model.
+    """
+    with _quiet_peft():
+        from peft import load_peft_weights, set_peft_model_state_dict
+
+        set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
+
+
 @contextlib.contextmanager
 def _quiet_peft() -> Iterator[None]:
     """peft without bitsandbytes, and without the warning about a property that transformers 5 renamed."""

@@ -1,0 +1,155 @@
+"""`extend --launch fsdp2`: a model split over processes trains, stops, resumes and is written as a whole one is.
+
+What one process does with the whole model is what is expected.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from forked import launched
+from group_runs import as_if_killed, assert_trained_alike, trained
+from safetensors.torch import load_file
+from tiny_models import tiny_config, tiny_model
+from tiny_runs import losses, record_of, weights
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
+
+
+@pytest.fixture
+def run(group_settings: dict[str, Any], tmp_path: Path) -> Any:
+    """Trains by so many processes, split if they are several; returns the folder."""
+
+    def run(name: str, processes: int, *, training: Any = None, how: Any = None, **changes: Any) -> Path:
+        training = {
+            **group_settings["training"], "gradient_accumulation_steps": 4 // processes, **(training or {})
+        }  # fmt: skip
+        settings = {**group_settings, "output": str(tmp_path / name), **changes, "training": training}
+        settings["data"] = {**settings["data"], "held_out": 0.3}
+        settings["validation"] = {"every_steps": 2, "num_documents": 3, "lengths": [32, 64]}
+        return trained(processes, settings, engine="fsdp2" if processes > 1 else "ddp", **(how or {}))
+
+    return run
+
+
+def family(tmp_path: Path, like: Path, name: str, **changes: Any) -> str:
+    """A tiny model of another family, with the tokenizer of the checkpoint."""
+    folder = tmp_path / name
+    tokenizer = AutoTokenizer.from_pretrained(like)
+    tiny_model(tiny_config(name, vocab_size=len(tokenizer), **changes)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"training": {"gradient_checkpointing": True}},
+        {"training": {"gradient_checkpointing": False}, "tuning": {"kind": "lora", "train_norms": True}},
+        {"tuning": {"kind": "lora", "train_embeddings": True}},
+    ],
+    ids=["checkpointing", "norms beside additions", "embeddings beside additions"],
+)
+def test_what_is_trained_is_the_same(how: dict[str, Any], run: Any) -> None:
+    assert_trained_alike(run("alone", 1, **how), run("split", 2, **how))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [("llama", {"tie_word_embeddings": True}), ("gemma2", {}), ("qwen3_moe", {}), ("gpt_neox", {})],
+    ids=["tied", "gemma2", "mixture of experts", "gpt_neox"],
+)
+def test_families(name: str, changes: dict[str, Any], run: Any, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Among them names that a folder has otherwise than the model, and weights that are one."""
+    model = family(tmp_path, tiny_checkpoint, name, **changes)
+    assert_trained_alike(alone := run("alone", 1, model=model), split := run("split", 2, model=model))
+    # Plain transformers reads both alike.
+    ids = torch.arange(20)[None]
+    logits = [AutoModelForCausalLM.from_pretrained(folder)(ids).logits for folder in (alone, split)]
+    torch.testing.assert_close(*logits, rtol=1e-3, atol=1e-3)
+
+
+def test_in_16_bits(run: Any) -> None:
+    training = {"bf16": True}
+    alone, split = run("alone", 1, training=training), run("split", 2, training=training)
+    assert losses(split) == pytest.approx(losses(alone), rel=2e-2)
+    # Weights are optimized and saved in float32.
+    assert {weight.dtype for weight in weights(split).values()} == {torch.float32}
+    moved = [(weights(split)[name] - weight).abs().max() for name, weight in weights(alone).items()]
+    assert max(moved) < 5e-3
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+@pytest.mark.parametrize("processes", [2, 4])
+def test_a_killed_run_goes_on_with_any_number_of_processes(processes: int, tuning: str, run: Any) -> None:
+    whole = run("whole", 2, tuning=tuning)
+    expected, before = losses(whole), weights(whole)
+    as_if_killed(whole, 2)
+    again = run("whole", processes, tuning=tuning, how={"resume": True})
+    assert record_of(again)["resumed_at_step"] == 2
+    assert losses(again) == pytest.approx(expected, rel=1e-5)
+    for name, weight in weights(again).items():
+        if processes == 2:
+            assert torch.equal(weight, before[name]), name
+        torch.testing.assert_close(weight, before[name], rtol=1e-4, atol=1e-5)
+
+
+def test_one_process_goes_on_with_what_several_began(run: Any) -> None:
+    whole = run("whole", 2)
+    expected = losses(whole)
+    as_if_killed(whole, 2)
+    assert losses(run("whole", 1, how={"resume": True})) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_bad_step_is_skipped_and_told(run: Any) -> None:
+    split = run("split", 2, how={"spoilt": 3})
+    bad = json.loads((split / "bad-items.json").read_text())["bad_steps"]
+    assert [item["place"] for item in bad["3"]["items"]] == [9, 11]
+    assert {weight.isfinite().all().item() for weight in weights(split).values()} == {True}
+
+
+def test_each_process_writes_its_part_of_a_checkpoint(run: Any) -> None:
+    split = run("split", 2)
+    checkpoint = split / "checkpoint-2"
+    index = json.loads((checkpoint / "model.safetensors.index.json").read_text())
+    files = sorted({*index["weight_map"].values()})
+    # Two layers, and what is outside of them.
+    assert files == [f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)]
+    held = {name for file in files for name in load_file(checkpoint / file)}
+    assert held == set(index["weight_map"])
+    assert index["metadata"]["total_size"] == sum(
+        tensor.nbytes for file in files for tensor in load_file(checkpoint / file).values()
+    )
+    assert {file.name for file in (checkpoint / "optimizer").iterdir()} >= {".metadata", "__0_0.distcp", "__1_0.distcp"}
+    sealed = json.loads((checkpoint / "seal.json").read_text())
+    assert {f"optimizer/__{rank}_0.distcp" for rank in (0, 1)} <= set(sealed)
+
+
+READ = """
+import sys, torch, torch.distributed as dist
+from torch.distributed.fsdp import fully_shard
+from skipwise.model import apart, load_model
+dist.init_process_group("gloo")
+folder, out = sys.argv[1:]
+model, slices = apart(load_model(folder, dtype="float32", in_shards=True).model)
+held = sum(p.untyped_storage().nbytes() for p in {id(p): p for p in model.parameters()}.values())
+torch.save({"slices": slices, "held": held, "buffers": dict(model.named_buffers())}, f"{out}-{dist.get_rank()}")
+dist.destroy_process_group()
+"""
+
+
+def test_each_process_reads_its_rows(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    launched(READ, tiny_checkpoint, tmp_path / "read", processes=3)
+    plain = AutoModelForCausalLM.from_pretrained(tiny_checkpoint, dtype=torch.float32)
+    read = [torch.load(f"{tmp_path / 'read'}-{rank}") for rank in range(3)]
+    for name, parameter in plain.named_parameters():
+        rows = torch.cat([each["slices"][name] for each in read])
+        assert torch.equal(rows, parameter), name
+        assert max(len(each["slices"][name]) for each in read) == -(-len(parameter) // 3)
+    for each in read:
+        assert each["held"] < 1000, "stand-ins take no memory"
+        for name, buffer in plain.named_buffers():
+            assert torch.equal(each["buffers"][name], buffer), "tables are computed, and not left as memory was"
