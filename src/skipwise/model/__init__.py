@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from skipwise.model.rotary import rotary_tables
     from skipwise.model.save import save_attention_scale, save_config, save_model, share_weights
     from skipwise.model.saved import check_saved
+    from skipwise.model.slice import Slice, load_slice
     from skipwise.model.source import portability_note
     from skipwise.model.stored import StoredWeights, check_trainable, stored_weights
     from skipwise.model.tokenizer import embedding_rows, read_tokenizer
@@ -58,6 +59,7 @@ _NAMES_OF_MODULES = {
     "rotary": "rotary_tables",
     "save": "save_attention_scale save_config save_model share_weights",
     "saved": "check_saved",
+    "slice": "load_slice Slice",
     "source": "portability_note",
     "stored": "check_trainable stored_weights StoredWeights",
     "tokenizer": "embedding_rows read_tokenizer",
@@ -67,6 +69,7 @@ _NAMES_OF_MODULES = {
 __all__ = [
     "FourBits",
     "LoadedModel",
+    "Slice",
     "StoredWeights",
     "Weights",
     "attention_of",
@@ -83,6 +86,7 @@ __all__ = [
     "hold_in_eight_bits",
     "is_four_bit",
     "load_model",
+    "load_slice",
     "longest_input",
     "named_path",
     "original_window",
