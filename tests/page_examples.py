@@ -19,17 +19,19 @@ import torch
 import transformers
 from doctor_models import FAULTS, WINDOW, build, change_decoder_inputs, checkpoint_probes, config_of, examine, extended
 from safetensors.torch import load_file, save_file
+from slices import LAYERED
 from tiny_models import byte_tokenizer, save_tiny, tiny_config
 from transformers.models.llama import modeling_llama
 
 from skipwise import cli
 from skipwise.doctor import Verdict
 from skipwise.doctor.checkup import check_up
-from skipwise.model import load_model, save_model, with_rope
+from skipwise.model import load_model, load_slice, read_config, save_model, with_rope
 from skipwise.model.extend import extended_config
 from skipwise.rope import INTERPOLATIONS, Linear, YaRN
 from skipwise.window import Window
 
+slices = importlib.import_module("skipwise.doctor.slice")
 TARGET = Window(train=2048, original=4096, target=32768)
 
 
@@ -82,6 +84,15 @@ def of_models() -> Iterator[Verdict]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint_probes, "save_model", save_without_theta)
         yield examine(extended(), tokenizer=byte_tokenizer(special=False))["reload"]
+
+
+def of_slices() -> Iterator[Verdict]:
+    case = LAYERED["sliding"]
+    sliced = load_slice(save_tiny(Path("deep-model"), case.config), interpolation=YaRN(), window=WINDOW)
+    yield slices.extent(sliced)
+    folder = save_tiny(Path("even-model"), LAYERED["alike"].config)
+    sliced = load_slice(folder, interpolation=YaRN(), window=WINDOW)
+    yield slices.whole(sliced._replace(config=read_config(folder)), WINDOW, YaRN())
 
 
 def save_without_theta(model: Any, tokenizer: Any, folder: str, **how: Any) -> None:

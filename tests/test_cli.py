@@ -32,7 +32,7 @@ FLAGS = {
     "plan": "calibrate checkpointing context count global-batch json kv-bits length library-loss "
     "machine micro-batch no-checkpointing original out price rank requests sharding share steps "
     "target trust-remote-code weight-bits window write-config",
-    "doctor": "base config corpus data fix json out set target trust-remote-code",
+    "doctor": "base config corpus data fix json out set slice target trust-remote-code",
     "coverage": "chunks json original plot sampler samples seed skips target train",
     "extend": "config data json launch max-restarts nnodes nproc output rdzv recipe resume set "
     "skip-bad-items target trust-remote-code tuning verbose",

@@ -48,6 +48,7 @@ def verdicts(place: Path) -> dict[str, str]:
     loaded = load_model("my-model", interpolation=YaRN(), window=TARGET)
     save_model(loaded.model, loaded.tokenizer, place / "sound")
     found = {one.name: filled(one.line) for one in page_examples.of_models()}
+    found |= {one.name: filled(one.line) for one in page_examples.of_slices()}
     found |= {one.name: filled(one.line) for one in page_examples.of_files(place / "sound", place)}
     found |= dict(page_examples.of_documents())
     return {name: text if text.startswith("pass") else f"{text}\n{read_on(name)}" for name, text in found.items()}

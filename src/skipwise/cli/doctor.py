@@ -41,6 +41,14 @@ DataOption = Annotated[
 CorpusOption = Annotated[
     bool, option("--corpus", "Report on the documents named in --config, such as a mixture.", group=DOCUMENTS)
 ]
+SliceOption = Annotated[
+    bool,
+    option(
+        "--slice",
+        "Probe only the first layers, as many as have a layer of every kind. For a model that is too large here.",
+        group=options.LOADING,
+    ),
+]
 BaseOption = Annotated[
     str | None,
     option("--base MODEL", "Model that it was made from. Its RoPE base and window are compared.", group=FILES),
@@ -59,6 +67,7 @@ def doctor(
     out: Annotated[
         Path | None, option("--out FOLDER", "Folder of the fixed copy.", shown="MODEL-fixed", group=FILES)
     ] = None,
+    slice_only: SliceOption = False,
     trust_remote_code: options.Trust = False,
     as_json: options.Json = False,
 ) -> None:
@@ -89,7 +98,10 @@ def doctor(
       dtype=bfloat16     number format of the weights
     """
     is_corpus = corpus or data is not None
-    if not is_corpus and model is not None and target is None and config is None and not settings:
+    is_files = not is_corpus and model is not None and target is None and config is None and not settings
+    if slice_only and (is_corpus or is_files):
+        raise ConfigError("--slice is for probing a model, with --target, and not for documents or files; leave it out")
+    if is_files:
         _check_up(model, base, fix, out, trust_remote_code, as_json)
         return
     if fix or out is not None or base is not None:
@@ -120,10 +132,10 @@ def doctor(
             alone = shlex.join(["skipwise", "doctor", str(tree["model"]), "--target", str(tree["target"])])
             print(f"the model itself was not checked; {alone} does", file=sys.stderr)
     else:
-        _check_run(RunConfig.from_mapping(tree), as_json)
+        _check_run(RunConfig.from_mapping(tree), as_json, slice_only)
 
 
-def _check_run(run: "RunConfig", as_json: bool) -> None:
+def _check_run(run: "RunConfig", as_json: bool, slice_only: bool) -> None:
     """Probes what `extend` would train; exits with 1 if a probe fails."""
     find_place(run.model)
     with loading(f"probing the model {run.model}"):
@@ -138,7 +150,7 @@ def _check_run(run: "RunConfig", as_json: bool) -> None:
     resolved = resolve(run, facts)
     for reason in resolved.reasons:
         print(reason, file=sys.stderr)
-    verdicts = _probe(resolved.config, facts.window, model_config)
+    verdicts = _probe(resolved.config, facts.window, model_config, slice_only)
     _print(verdicts, as_json)
     refused = refused_mask(verdicts)
     if refused and not (without := resolve(run, replace(facts, refuses_mask=refused))).config.dilution:
@@ -147,10 +159,12 @@ def _check_run(run: "RunConfig", as_json: bool) -> None:
         raise typer.Exit(NEGATIVE)
 
 
-def _probe(run: "RunConfig", window: "Window", model_config: "PreTrainedConfig") -> list["Verdict"]:
-    """Probes the model as `extend` would load and train it."""
-    from skipwise.train.preflight import load_as_trained, probe
+def _probe(run: "RunConfig", window: "Window", model_config: "PreTrainedConfig", slice_only: bool) -> list["Verdict"]:
+    """Probes the model, or its first layers, as `extend` would load and train it."""
+    from skipwise.train.preflight import load_as_trained, probe, probe_slice
 
+    if slice_only:
+        return probe_slice(run, window, model_config)
     return probe(load_as_trained(run, window, model_config), run, window)
 
 

@@ -18,8 +18,9 @@ from skipwise.model.save import CONFIG_FILE
 from skipwise.model.saved import LIMIT_BYTES, differences, first_layers, layers_to_reread, weight_bytes, wrongly_saved
 from skipwise.model.source import quiet_transformers
 from skipwise.records.verdict import Verdict, judge
-from skipwise.rope import RopeSpec, RopeTable, eras, read_rope
+from skipwise.rope import Interpolation, RopeSpec, RopeTable, eras, read_rope
 from skipwise.rope.tables import deviation, unscaled_frequencies
+from skipwise.window import Window
 
 # Allows for frequencies computed in float32. Frequencies kept in 16 bits would be off by 4e-3.
 TABLE_TOLERANCE = 1e-5
@@ -58,9 +59,31 @@ def unapplied(bench: Bench) -> Verdict | None:
 def tables(bench: Bench) -> Verdict:
     """Checks that rotary tables at the target are the interpolation's. Layers of local attention keep their own."""
     bench.logits(bench.positions(bench.longest_skip))  # Sets tables that depend on the length to those of the target.
-    found, expected = rotary_tables(bench.model), _expected_tables(bench)
+    faults, fine = compare_tables(rotary_tables(bench.model), bench.config, bench.interpolation, bench.window)
+    cure = (
+        "the scaling did not reach the built model: load it with load_model(..., interpolation=..., window=...), which "
+        "sets the config before the model is built, and never cast buffers to 16 bits (model.half())"
+    )
+    return judge("tables", not faults, faults or fine, cure)
+
+
+def compare_tables(
+    found: dict[str, RopeTable], config: Any, interpolation: Interpolation, window: Window
+) -> tuple[str, str]:
+    """Compares a model's rotary tables with those that the interpolation defines.
+
+    Args:
+        found: tables by path as in `rotary_tables`, for the target.
+        config: the decoder's part of the model's config.
+        interpolation: that the model was extended with.
+        window: lengths of the extension, in tokens.
+
+    Returns:
+        The first few faults, empty if there is none; and what to say if so.
+    """
+    expected = _expected_tables(found, config, interpolation, window)
     off = {path: deviation(found[path], table) for path, table in expected.items()}
-    target, maximum = bench.window.target, bench.config.max_position_embeddings
+    target, maximum = window.target, config.max_position_embeddings
     faults = [f"config.json would say max_position_embeddings {maximum} instead of {target}"] * (maximum != target)
     faults += [
         f"{path} is off by {off[path]:.2g} (attention factor {found[path].attention_factor:.6g}, should be "
@@ -69,14 +92,10 @@ def tables(bench: Bench) -> Verdict:
         if off[path] > TABLE_TOLERANCE
     ]
     fine = (
-        f"{len(found)} rotary table{'s' * (len(found) > 1)} as {bench.interpolation.kind} defines for {target}, "
+        f"{len(found)} rotary table{'s' * (len(found) > 1)} as {interpolation.kind} defines for {target}, "
         f"frequencies and attention factor, to {max(off.values()):.1g}"
     )
-    cure = (
-        "the scaling did not reach the built model: load it with load_model(..., interpolation=..., window=...), which "
-        "sets the config before the model is built, and never cast buffers to 16 bits (model.half())"
-    )
-    return judge("tables", not faults, "; ".join(faults[:3]) or fine, cure)
+    return "; ".join(faults[:3]), fine
 
 
 def precision(bench: Bench) -> Verdict:
@@ -187,13 +206,15 @@ def _brings_own_code(model: PreTrainedModel) -> bool:
     return type(model).__module__.startswith("transformers_modules")
 
 
-def _expected_tables(bench: Bench) -> dict[str, RopeTable]:
-    """Expected tables by path as in `rotary_tables`: the interpolation's, or that of a layer type's own rope entry."""
-    config = common_names(bench.config)
-    scaled = bench.interpolation.table(read_rope(config).spec, bench.window)
-    entries = config.get("rope_parameters") or {}
+def _expected_tables(
+    found: dict[str, RopeTable], config: Any, interpolation: Interpolation, window: Window
+) -> dict[str, RopeTable]:
+    """Expected tables by path: the interpolation's, or that of a layer type's own rope entry."""
+    settings = common_names(config)
+    scaled = interpolation.table(read_rope(settings).spec, window)
+    entries = settings.get("rope_parameters") or {}
     expected = {}
-    for path, table in rotary_tables(bench.model).items():
+    for path, table in found.items():
         kind = path.rpartition(".")[2]
         if kind == eras.GLOBAL_LAYERS or not isinstance(entries.get(kind), dict):
             expected[path] = scaled

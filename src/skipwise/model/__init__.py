@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from skipwise.model.save import save_attention_scale, save_config, save_in_parts, save_model, share_weights
     from skipwise.model.saved import check_saved, first_layers
     from skipwise.model.shards import apart, empty_twin
+    from skipwise.model.slice import Slice, load_slice
     from skipwise.model.source import portability_note
     from skipwise.model.stored import StoredWeights, check_trainable, stored_weights
     from skipwise.model.tokenizer import embedding_rows, read_tokenizer
@@ -60,6 +61,7 @@ _NAMES_OF_MODULES = {
     "save": "save_attention_scale save_config save_in_parts save_model share_weights",
     "saved": "check_saved first_layers",
     "shards": "apart empty_twin",
+    "slice": "load_slice Slice",
     "source": "portability_note",
     "stored": "check_trainable stored_weights StoredWeights",
     "tokenizer": "embedding_rows read_tokenizer",
@@ -69,6 +71,7 @@ _NAMES_OF_MODULES = {
 __all__ = [
     "FourBits",
     "LoadedModel",
+    "Slice",
     "StoredWeights",
     "Weights",
     "apart",
@@ -88,6 +91,7 @@ __all__ = [
     "hold_in_eight_bits",
     "is_four_bit",
     "load_model",
+    "load_slice",
     "longest_input",
     "named_path",
     "original_window",

@@ -1,5 +1,6 @@
 """Change a model's interpolation: write a new config, and build a new model around the existing parameters."""
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -137,6 +138,24 @@ def extended_config(config: PreTrainedConfig, interpolation: Interpolation, wind
 def scaled_config(config: PreTrainedConfig, scale: float) -> PreTrainedConfig:
     """Returns a new config of the same class with `scale` times the trained attention factor."""
     return _rewritten(config, lambda decoder: with_attention_scale(decoder, scale))
+
+
+def with_first_layers(config: PreTrainedConfig, num_layers: int) -> PreTrainedConfig:
+    """Returns a copy of the config that describes only the first `num_layers` layers of the decoder."""
+    # Not as `_rewritten`, since Gemma 4's class would give the last layer another kind.
+    cut = copy.deepcopy(config)
+    text: Any = text_config(cut)
+    whole, by_index = text.num_hidden_layers, text.to_dict().get("per_layer_config")
+    for name, value in vars(text).items():
+        if isinstance(value, list | tuple) and len(value) == whole:
+            setattr(text, name, value[:num_layers])
+    if shared := getattr(text, "num_kv_shared_layers", None):
+        # The last num_kv_shared_layers layers of Gemma 3n and 4 use the keys and values of earlier layers.
+        text.num_kv_shared_layers = max(0, num_layers - (whole - shared))
+    text.num_hidden_layers = num_layers
+    if by_index:
+        text.per_layer_config = {index: own for index, own in by_index.items() if int(index) < num_layers}
+    return cut
 
 
 def _rewritten(config: PreTrainedConfig, write: Callable[[Mapping[str, Any]], dict[str, Any]]) -> PreTrainedConfig:

@@ -1,7 +1,7 @@
 """What the transformers library computes from a `config.json`: the reference for how skipwise reads configs."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     PreTrainedConfig,
+    PreTrainedModel,
 )
 from transformers.initialization import no_init_weights
 
@@ -83,11 +84,23 @@ def library_tables(config: PreTrainedConfig, length: int) -> dict[str, RopeTable
     """
     decoder = copy.deepcopy(text_config(config))
     library_class = next((each for known, each in _CLASSES if type(decoder) in known), None)
-    if library_class is None:
-        return {}
+    return {} if library_class is None else built_tables(lambda: library_class.from_config(decoder), length)
+
+
+def built_tables(build: Callable[[], PreTrainedModel], length: int) -> dict[str, RopeTable]:
+    """The rotary tables of a model for inputs of `length` tokens, by module as in `rotary_tables`.
+
+    Args:
+        build: builds the model; its weights get no memory.
+        length: in tokens.
+
+    Raises:
+        Exception: of any type, if the model cannot be built.
+    """
     with quiet_transformers(), init_empty_weights(include_buffers=False), no_init_weights(), _LargeTensorsOnMeta():
-        model = library_class.from_config(decoder)
-    shape = (3, 1, 1) if "mrope_section" in (decoder.rope_parameters or {}) else (1, 1)  # time, height and width
+        model = build()
+    rope = text_config(model.config).rope_parameters or {}
+    shape = (3, 1, 1) if "mrope_section" in rope else (1, 1)  # time, height and width
     positions = torch.full(shape, length - 1)
     for module in model.modules():
         types = getattr(module, "rope_type", None)

@@ -22,7 +22,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from skipwise.errors import CheckpointError, ConfigError, UnsupportedModelError
 from skipwise.model._transformers import find_file, set_attention
 from skipwise.model.baichuan import llama_config, llama_weights
-from skipwise.model.extend import built_around, extended_config, rope_state, told_config
+from skipwise.model.extend import built_around, extended_config, rope_state, told_config, with_first_layers
 from skipwise.model.gguf_file import read_once
 from skipwise.model.gptj import as_loaded, is_gptj, phi_parameters
 from skipwise.model.place import ModelSource
@@ -68,6 +68,7 @@ def load_model(
     attention: str | None = None,
     quantization: FourBits | None = None,
     in_shards: bool = False,
+    first_layers: int | None = None,
     needs_tokenizer: bool = True,
     trust_remote_code: bool = False,
 ) -> LoadedModel:
@@ -85,6 +86,8 @@ def load_model(
         quantization: quantizes the linear layers of a full-precision checkpoint to 4 bits while they are loaded.
         in_shards: each process of the group reads its slice of every weight (`skipwise.model.shards`), unless the
             weights have to be whole to be converted.
+        first_layers: number of decoder layers to load, from the first on; weights of the others are not read. None for
+            all. Not for GGUF files and Baichuan, whose weights are read all together.
         needs_tokenizer: refuse a folder without a tokenizer; if False, the tokenizer may be None.
         trust_remote_code: run Python code that comes with the checkpoint.
 
@@ -112,6 +115,8 @@ def load_model(
         if interpolation is not None and window is not None:
             before, target = target, extended_config(target, interpolation, window)
             _warn_of_reset(before, target)
+        if first_layers is not None:
+            config, target = (with_first_layers(each, first_layers) for each in (config, target))
         if is_gptj(config):
             gptj: Any = _load_weights(place, config, dtype, None, None, trust_remote_code)
             set_attention(target, attention)

@@ -4,7 +4,6 @@ For a large model only the first layers are loaded, into a model of the same cla
 same path, without the time and memory that the whole model needs.
 """
 
-import copy
 import logging
 import math
 from pathlib import Path
@@ -12,9 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from skipwise.errors import CheckpointError
+from skipwise.model.extend import with_first_layers
 from skipwise.model.rotary import text_config
 from skipwise.model.source import quiet_transformers
 
@@ -69,7 +69,7 @@ def wrongly_saved(model: PreTrainedModel, folder: str | Path, num_layers: int) -
     """
     own_code: dict[str, Any] = {"trust_remote_code": type(model).__module__.startswith("transformers_modules")}
     with quiet_transformers():
-        config = _with_first_layers(AutoConfig.from_pretrained(folder, **own_code), num_layers)
+        config = with_first_layers(AutoConfig.from_pretrained(folder, **own_code), num_layers)
         found: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
@@ -131,18 +131,3 @@ def check_saved(model: PreTrainedModel, folder: str | Path, *, layers: int | Non
             f"{difference:.2g}; check the disk, and save again from the run's last checkpoint with --resume",
             page="weights-differ",
         )
-
-
-def _with_first_layers(config: PreTrainedConfig, num_layers: int) -> PreTrainedConfig:
-    """Returns a copy of the config that describes only the first `num_layers` layers."""
-    cut = copy.deepcopy(config)
-    text = text_config(cut)
-    whole = text.num_hidden_layers
-    for name, value in vars(text).items():
-        if isinstance(value, list | tuple) and len(value) == whole:
-            setattr(text, name, value[:num_layers])
-    if shared := getattr(text, "num_kv_shared_layers", None):
-        # The last num_kv_shared_layers layers of Gemma 3n and 4 use the keys and values of earlier layers.
-        text.num_kv_shared_layers = max(0, num_layers - (whole - shared))
-    text.num_hidden_layers = num_layers
-    return cut

@@ -4,7 +4,7 @@ from accelerate import PartialState
 from transformers import PreTrainedConfig
 
 from skipwise.config import RunConfig
-from skipwise.doctor import Verdict, doctor
+from skipwise.doctor import Verdict, doctor, doctor_of_slice
 from skipwise.model import LoadedModel, check_read_as_stored, load_model
 from skipwise.train.arguments import CHECKPOINTING, mixed_precision, training_arguments, training_settings
 from skipwise.train.quantized import quantization_of
@@ -51,3 +51,27 @@ def probe(loaded: LoadedModel, run: RunConfig, window: Window) -> list[Verdict]:
         detail = f"{run.model} has no tokenizer, which extend needs: put its files beside config.json"
         verdicts.append(Verdict(name="tokenizer", status="note", detail=detail))
     return verdicts
+
+
+def probe_slice(run: RunConfig, window: Window, model_config: PreTrainedConfig) -> list[Verdict]:
+    """Loads and probes only the first layers of a run's model, otherwise as it is trained.
+
+    Raises:
+        SkipwiseError: as `load_as_trained`.
+    """
+    arguments = training_arguments(run)  # Before the device is chosen, which depends on `use_cpu`.
+    return doctor_of_slice(
+        run.model,
+        window,
+        run.build_interpolation(),
+        original=run.original,
+        dtype=run.dtype,
+        attention=run.attention,
+        quantization=quantization_of(run, arguments, model_config),
+        trust_remote_code=run.trust_remote_code,
+        device=PartialState().device,
+        gradient_checkpointing=training_settings(run)[CHECKPOINTING],
+        mixed_precision=mixed_precision(arguments),
+        check_dilution=run.dilution,
+        seed=run.seed,
+    )

@@ -1,13 +1,15 @@
 """The model of a run: loaded with its interpolation, and probed before anything is trained."""
 
+import functools
 import logging
 from collections.abc import Sequence
 from typing import Any
 
 from accelerate import PartialState
+from transformers import PreTrainedModel
 
 from skipwise.config import QloraTuning
-from skipwise.doctor import doctor, require_healthy
+from skipwise.doctor import doctor, doctor_of_slice, require_healthy
 from skipwise.errors import CheckpointError
 from skipwise.model import LoadedModel, apart, check_read_as_stored, load_model, without_weights
 from skipwise.records.verdict import Verdict, refused_mask
@@ -87,31 +89,52 @@ def prepare(run: Session) -> None:
         UnsupportedModelError: the preflight failed, and not only for a mask that the run can do without.
     """
     require_room(run)
-    run.loaded = load_to_train(run)
-    config, model = run.config, run.loaded.model
-    if run.shards:
-        return
-    with loaded_whole(run.arguments):
-        verdicts = doctor(
-            model,
-            run.window,
-            config.build_interpolation(),
-            tokenizer=run.loaded.tokenizer,
-            gradient_checkpointing=run.training[CHECKPOINTING],
-            mixed_precision=mixed_precision(run.arguments),
-            check_dilution=config.dilution,
-            # In the other processes of a parallel run, transformers writes no files.
-            check_reload=PartialState().is_main_process,
-            seed=config.seed,
-        )
+    config = run.config
     run.context = context_group(config, run.arguments.device)
-    if run.context is not None:
-        verdicts.append(probe_context(model, run.window, run.context, mixed_precision(run.arguments), config.seed))
+    probed = {
+        "gradient_checkpointing": run.training[CHECKPOINTING],
+        "mixed_precision": mixed_precision(run.arguments),
+        "check_dilution": config.dilution,
+        # In the other processes of a parallel run, transformers writes no files.
+        "check_reload": PartialState().is_main_process,
+        "seed": config.seed,
+    }
+    verdicts = _probe_slice(run, probed) if run.shards else []
+    run.loaded = load_to_train(run)
+    if not run.shards:
+        model, tokenizer = run.loaded
+        with loaded_whole(run.arguments):
+            verdicts = doctor(model, run.window, config.build_interpolation(), tokenizer=tokenizer, **probed)
+        if run.context is not None:
+            verdicts.append(_probe_context(run, model))
     _tell(verdicts)
     if (refused := refused_mask(verdicts)) and run.without_mask(refused):
         verdicts = [verdict for verdict in verdicts if verdict.status != "fail"]
     require_healthy(verdicts)
     run.verdicts = verdicts
+
+
+def _probe_slice(run: Session, probed: dict[str, Any]) -> list[Verdict]:
+    """Probes the first layers, before any process has its part of the whole model."""
+    config = run.config
+    return doctor_of_slice(
+        config.model,
+        run.window,
+        config.build_interpolation(),
+        original=config.original,
+        dtype=config.dtype,
+        attention=config.attention,
+        quantization=quantization_of(config, run.arguments, run.checked.base),
+        trust_remote_code=config.trust_remote_code,
+        device=PartialState().device,
+        also=None if run.context is None else functools.partial(_probe_context, run),
+        **probed,
+    )
+
+
+def _probe_context(run: Session, model: PreTrainedModel) -> Verdict:
+    assert run.context is not None
+    return probe_context(model, run.window, run.context, mixed_precision(run.arguments), run.config.seed)
 
 
 def _tell(verdicts: Sequence[Verdict]) -> None:
