@@ -279,7 +279,7 @@ def tiny_trainer(folder: Path, steps: int, *, saves: bool = False, **how: Any) -
 
         def __getitem__(self, place: int) -> TrainingItem:
             self.first = self.first or time.perf_counter()
-            return TrainingItem(*[np.arange(4)] * 3, place=place)
+            return TrainingItem(np.arange(4), np.arange(4), np.arange(4), place=place)
 
     training = {
         "max_steps": steps,
@@ -333,11 +333,13 @@ def resume(args: argparse.Namespace) -> None:
             logged = time.perf_counter()
             trainer.state.save_to_json(f"{name}/trainer_state.json")
             saved = time.perf_counter()
-            sizes = [f"{file}: {(Path(name) / file).stat().st_size:,}" for file in ("trainer_state.json", LOG_FILE)
-                     if (Path(name) / file).exists()]  # fmt: skip
+            each, saving = 1e6 * (logged - begun) / entries, saved - logged
+            files = [file for file in Path(name).iterdir() if file.name in ("trainer_state.json", LOG_FILE)]
+            sizes = ", ".join(f"{file.name} {file.stat().st_size:,}" for file in sorted(files))
+            where = "a file" if in_file else "the state"
             print(
-                f"{entries:,} entries, {'in a file' if in_file else 'all in the state'}: {1e6 * (logged - begun) / entries:.0f} microseconds each; "
-                f"{saved - logged:.3f} s a checkpoint; bytes of {', '.join(sizes)}",
+                f"{entries:,} entries, all in {where}: {each:.0f} microseconds each, {saving:.3f} s to save the state; "
+                f"bytes: {sizes}",
                 flush=True,
             )
 
