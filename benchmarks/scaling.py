@@ -3,10 +3,12 @@
     python benchmarks/scaling.py windows               # sampling plus collation, by sampler
     python benchmarks/scaling.py processes             # tokens a second of `extend` by one and two processes
     python benchmarks/scaling.py step MODEL            # share of skipwise's own code in a training step
+    python benchmarks/scaling.py resume                # until a resumed run trains, and the state in its checkpoints
     python benchmarks/scaling.py rates                 # tokenizing, hashing, opening: inputs of estimates
 
-Everything is timed in one process on one thread, except `processes`, where each process has one thread. `windows` and
-`processes` measure wall time. `step` and `rates` measure processor time, as they are long and the machine may be busy.
+Everything is timed in one process on one thread, except `processes`, where each process has one thread. `windows`,
+`processes` and `resume` measure wall time. `step` and `rates` measure processor time, as they are long and the machine
+may be busy.
 """
 
 import argparse
@@ -256,6 +258,92 @@ def step(args: argparse.Namespace) -> None:
     print(f"{1e6 * total:10,.0f} microseconds  {100 * total / whole:.4f}%  together")
 
 
+def tiny_trainer(folder: Path, steps: int, *, saves: bool = False, **how: Any) -> Any:
+    """A Trainer of a tiny model and so many steps of one window; its `train_dataset.first` is when one is asked for."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from skipwise.config import RunConfig
+    from skipwise.data.items import TrainingItem
+    from skipwise.train.arguments import training_arguments
+    from skipwise.train.curriculum import collate
+    from skipwise.train.trainer import SkipwiseTrainer
+
+    class Windows(torch.utils.data.Dataset):
+        """Windows of four tokens."""
+
+        first = 0.0
+
+        def __len__(self) -> int:
+            return steps
+
+        def __getitem__(self, place: int) -> TrainingItem:
+            self.first = self.first or time.perf_counter()
+            return TrainingItem(np.arange(4), np.arange(4), np.arange(4), place=place)
+
+    training = {
+        "max_steps": steps,
+        "gradient_accumulation_steps": 1,
+        "gradient_checkpointing": False,
+        "save_strategy": "steps" if saves else "no",
+        "disable_tqdm": True,
+        "use_cpu": True,
+    }
+    config = RunConfig.from_mapping({"model": "-", "target": 64, "output": str(folder), "training": training})
+    small: dict[str, Any] = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=16, **small))
+    arguments = training_arguments(config)
+    return SkipwiseTrainer(model=model, args=arguments, train_dataset=Windows(), data_collator=collate, **how)
+
+
+def resume(args: argparse.Namespace) -> None:
+    """Prints how long a resumed run takes until it asks for a window, and what a checkpoint has of the log."""
+    from transformers import TrainerState
+
+    from skipwise.train.log import LOG_FILE, RunLog
+
+    with tempfile.TemporaryDirectory() as name:
+        tiny_trainer(Path(name), 1, saves=True).train()
+        checkpoint = Path(name) / "checkpoint-1"
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        for done in args.steps:
+            state.global_step = done
+            state.save_to_json(str(checkpoint / "trainer_state.json"))
+            trainer = tiny_trainer(Path(name), done + 1)
+            begun = time.perf_counter()
+            trainer.train(resume_from_checkpoint=str(checkpoint))
+            print(
+                f"{trainer.train_dataset.first - begun:10.3f} s until the first window after {done:,} steps", flush=True
+            )
+    entry = {"loss": 2.7182818284, "grad_norm": 1.41421356237, "learning_rate": 1.9e-05}
+    for in_file, entries in itertools.product((False, True), args.entries):
+        with tempfile.TemporaryDirectory() as name:
+            log = RunLog(Path(name), None) if in_file else None
+            trainer = tiny_trainer(Path(name), 1, log=log)
+            if log is not None:
+                log.on_train_begin(trainer.args, trainer.state, trainer.control)
+            begun = time.perf_counter()
+            for _ in range(entries):
+                trainer.log(dict(entry))
+            logged = time.perf_counter()
+            trainer.state.save_to_json(f"{name}/trainer_state.json")
+            saved = time.perf_counter()
+            each, saving = 1e6 * (logged - begun) / entries, saved - logged
+            files = [file for file in Path(name).iterdir() if file.name in ("trainer_state.json", LOG_FILE)]
+            sizes = ", ".join(f"{file.name} {file.stat().st_size:,}" for file in sorted(files))
+            where = "a file" if in_file else "the state"
+            print(
+                f"{entries:,} entries, all in {where}: {each:.0f} microseconds each, {saving:.3f} s to save the state; "
+                f"bytes: {sizes}",
+                flush=True,
+            )
+
+
 def rates(args: argparse.Namespace) -> None:
     """Prints the rates that the estimate for large runs uses; one thread each."""
     from skipwise.data.documents import read_documents, split_point
@@ -322,6 +410,10 @@ def main() -> None:
     one.add_argument("model")
     one.add_argument("--steps", type=int, default=3)
     one.set_defaults(run=step)
+    one = parts.add_parser("resume")
+    one.add_argument("--steps", type=int, nargs="+", default=[10, 10**5, 10**6, 10**7])
+    one.add_argument("--entries", type=int, nargs="+", default=[1_000, 10_000, 100_000])
+    one.set_defaults(run=resume)
     one = parts.add_parser("rates")
     one.add_argument("--model", default="embedded", help="whose tokenizer is timed")
     one.add_argument("--documents", type=int, default=1_000_000)

@@ -106,6 +106,7 @@ def _run() -> str:
         "adapter/": "The adapter as peft reads it, with `tuning: lora` or `qlora`.",
         "checkpoint-<step>/": "A checkpoint to resume from, with hashes of its files.",
         "begun.json": "What was decided at the start, for a resumed run.",
+        "log.jsonl": "The Trainer's log as it grows: an entry a line. The record has the same entries.",
         "bad-items.json": "The items of bad steps, if there were any.",
     }
     rows = [[code(name), meaning] for name, meaning in files.items()]

@@ -7,18 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from accelerate.data_loader import BatchSamplerShard
 from forked import launched
 from group_runs import as_if_killed, assert_trained_alike, trained
 from refusals import refused
 from tiny_runs import losses, record_of
-from torch.utils.data import BatchSampler
 from transformers import AutoTokenizer, MistralConfig
 
 from skipwise.config import RunConfig
 from skipwise.errors import ConfigError
 from skipwise.train import check_run
-from skipwise.train.context import GroupSampler
 
 
 def mark_processes(test: Any) -> Any:
@@ -166,14 +163,6 @@ dist.destroy_process_group()
 @mark_processes
 def test_parts_make_the_loss_and_gradients_of_the_whole(tiny_checkpoint: Path) -> None:
     launched(PARTS, tiny_checkpoint, processes=2)
-
-
-def test_a_group_gets_the_same_batches_and_every_batch_goes_to_one_group() -> None:
-    batches = BatchSampler(GroupSampler(24, 3, 2), 3, drop_last=False)
-    dealt = [list(BatchSamplerShard(batches, num_processes=4, process_index=i)) for i in range(4)]
-    assert dealt[0] == dealt[1] == [[0, 1, 2], [6, 7, 8], [12, 13, 14], [18, 19, 20]]
-    assert dealt[2] == dealt[3] == [[3, 4, 5], [9, 10, 11], [15, 16, 17], [21, 22, 23]]
-    assert len(GroupSampler(24, 3, 2)) == 48
 
 
 @pytest.mark.parametrize(

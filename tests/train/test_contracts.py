@@ -14,7 +14,7 @@ import pytest
 import torch
 import transformers
 from tiny_models import tiny_config, tiny_model
-from torch.utils.data import Sampler, SequentialSampler
+from torch.utils.data import Sampler
 from transformers import TrainerCallback, TrainingArguments
 
 from skipwise.errors import ConfigError
@@ -27,7 +27,8 @@ RING = "torch.distributed.tensor.experimental._context_parallel._attention"
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
-        ("_get_train_sampler", ["train_dataset"]),
+        ("get_train_dataloader", []),
+        ("get_batch_samples", ["epoch_iterator", "num_batches", "device"]),
         ("_get_grad_norm", ["model", "grad_norm"]),
         ("_save_checkpoint", ["model", "trial"]),
         ("_get_output_dir", ["trial"]),
@@ -38,7 +39,7 @@ RING = "torch.distributed.tensor.experimental._context_parallel._attention"
         ("_load_from_checkpoint", ["resume_from_checkpoint", "model"]),
     ],
 )
-def test_the_trainer_has_each_private_method(name: str, parameters: list[str]) -> None:
+def test_the_trainer_has_each_method(name: str, parameters: list[str]) -> None:
     assert [*inspect.signature(getattr(transformers.Trainer, name)).parameters] == ["self", *parameters]
     assert name in vars(OpenTrainer)
 
@@ -51,10 +52,8 @@ class Told(OpenTrainer):
         super().__init__(**how)
         self.add_callback(Judge(calls))
 
-    def train_sampler(self) -> Sampler:
-        self.calls.append("sampler")
-        items: Any = self.train_dataset
-        return SequentialSampler(items)
+    def batch_places(self, begin: int) -> Sampler[list[int]]:
+        return Batches(self.calls, range(begin, 4))
 
     def on_gradient_norm(self, norm: Any) -> None:
         model: Any = self.model
@@ -81,6 +80,21 @@ class Told(OpenTrainer):
         return False
 
 
+class Batches(Sampler[list[int]]):
+    """Batches of one place; notes when one is taken."""
+
+    def __init__(self, calls: list[Any], places: range) -> None:
+        self.calls, self.places = calls, places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for place in self.places:
+            self.calls.append(place)
+            yield [place]
+
+
 class Judge(TrainerCallback):
     def __init__(self, calls: list[Any]) -> None:
         self.calls = calls
@@ -91,7 +105,7 @@ class Judge(TrainerCallback):
 
 def test_the_trainer_calls_each_when_we_take_it_to(tmp_path: Path) -> None:
     model = tiny_model(tiny_config("llama"))
-    items = [{"input_ids": torch.arange(4), "labels": torch.arange(4)}] * 2
+    items = [{"input_ids": torch.arange(4), "labels": torch.arange(4)}] * 4
 
     def calls_of(steps: int, **resume: Any) -> list[Any]:
         args = TrainingArguments(
@@ -102,10 +116,12 @@ def test_the_trainer_calls_each_when_we_take_it_to(tmp_path: Path) -> None:
         Told(calls, model=model, args=args, train_dataset=items).train(**resume)
         return calls
 
-    assert calls_of(1) == ["sampler", "norm", "judged", "saving", "weights", "saved"]
-    # Weights are asked for; nothing of them is in the checkpoint, which the library itself would refuse.
+    # One batch is taken ahead.
+    assert calls_of(1) == [0, 1, "norm", "judged", "saving", "weights", "saved"]
+    # Weights are asked for; nothing of them is in the checkpoint, which the library itself would refuse. The batch that
+    # is done is not taken again.
     resumed = calls_of(2, resume_from_checkpoint=str(tmp_path / "side" / "checkpoint-1"))
-    assert resumed == ["loads", "sampler", "norm", "judged"]
+    assert resumed == ["loads", 1, 2, "norm", "judged"]
 
 
 def test_the_trainer_copies_a_model_to_as_many_accelerators_as_arguments_say(tmp_path: Path) -> None:

@@ -42,8 +42,9 @@ RUNS: dict[str, dict[str, Any]] = {
     "diluted, with exercises": {"window": 240, "dilution": True, "data": {"retrieval": 0.5}},
     "half precision": {"dtype": "bfloat16"},
     "mixed precision, checkpointed": {"training": {"bf16": True, "use_cpu": True, "gradient_checkpointing": True}},
+    "items by workers": {"training": {"dataloader_num_workers": 2}, "tuning": {"kind": "lora", "dropout": 0.2}},
 }
-_SLOW_RUNS = ("growing, with exercises", "diluted, with exercises")
+_SLOW_RUNS = ("growing, with exercises", "diluted, with exercises", "items by workers")
 
 
 @pytest.mark.usefixtures("sound_model")

@@ -1,25 +1,33 @@
-"""The private parts of `transformers.Trainer` that training depends on, each behind a public name of ours.
+"""The inner parts of `transformers.Trainer` that training depends on, each behind a public name of ours.
 
 `tests/train/test_contracts.py` checks them against the installed release.
 """
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from torch.utils.data import Sampler
+from accelerate.data_loader import prepare_data_loader
+from torch.utils.data import DataLoader, Sampler
 from transformers.trainer import SCHEDULER_NAME
+from transformers.trainer_utils import seed_worker
+
+# Settings of a run for its loader, each after `dataloader_`.
+_LOADER = ("num_workers", "pin_memory", "persistent_workers", "multiprocessing_context", "prefetch_factor", "in_order")
 
 
 class OpenTrainer(transformers.Trainer):
     """A Trainer with public hooks where the library has private methods."""
 
     _checkpoint_parent: Path | None = None
+    _batches: Iterator[Any] | None = None
 
-    def train_sampler(self) -> Sampler:
-        """The order of the training items."""
+    def batch_places(self, begin: int) -> Sampler[list[int]]:
+        """Places in the training items of the batches of this process, from the batch numbered `begin` on."""
         raise NotImplementedError
 
     def on_gradient_norm(self, norm: Any) -> None:
@@ -46,8 +54,52 @@ class OpenTrainer(transformers.Trainer):
         """Reads the optimizer's state, in all processes; False leaves that to the library."""
         raise NotImplementedError
 
-    def _get_train_sampler(self, *_: Any, **__: Any) -> Sampler:
-        return self.train_sampler()
+    def train(self, *arguments: Any, **keywords: Any) -> Any:
+        """Trains, and ends the loader's workers."""
+        try:
+            return super().train(*arguments, **keywords)
+        finally:
+            self._batches = None
+
+    def get_train_dataloader(self) -> DataLoader:
+        """All batches of this process. The Trainer asks for their number; `get_batch_samples` takes those to train."""
+        self._batches = None
+        return self._loader(begin=0)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], torch.Tensor | int | None]:
+        """The next batches, from the present step on.
+
+        The Trainer's own iterator of a resumed run would walk through all batches that are done. It is left as it is,
+        and does nothing until it is first asked.
+        """
+        if self._batches is None:
+            done = self.state.global_step * self.args.gradient_accumulation_steps
+            self._batches = iter(self._loader(begin=done))
+        return super().get_batch_samples(self._batches, num_batches, device)
+
+    def _loader(self, begin: int) -> DataLoader:
+        """A loader of this process's batches, which the library places on the device and does not share out again."""
+        items: Any = self.train_dataset
+        settings = {name: getattr(self.args, f"dataloader_{name}", None) for name in _LOADER}
+        loader = DataLoader(
+            items,
+            batch_sampler=self.batch_places(begin),
+            collate_fn=self.data_collator,
+            worker_init_fn=partial(
+                seed_worker, num_workers=self.args.dataloader_num_workers, rank=self.args.process_index
+            ),
+            **{name: value for name, value in settings.items() if value is not None},
+        )
+        return prepare_data_loader(
+            loader,
+            self.accelerator.device,
+            num_processes=1,
+            process_index=0,
+            put_on_device=self.accelerator.device_placement,
+            non_blocking=self.accelerator.non_blocking,
+        )
 
     def _get_grad_norm(self, *arguments: Any, **keywords: Any) -> Any:
         norm = super()._get_grad_norm(*arguments, **keywords)

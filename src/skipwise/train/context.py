@@ -17,7 +17,6 @@ import transformers
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor.experimental import context_parallel
-from torch.utils.data import Sampler
 
 from skipwise.attention import SDPA, refusing_masks
 from skipwise.config import RunConfig
@@ -154,27 +153,6 @@ class ContextGroup:
         total = value.detach().clone()
         torch.distributed.all_reduce(total, group=self._mesh.get_group())
         return total
-
-
-class GroupSampler(Sampler):
-    """Places in order, each batch once per process of a group, since processes take batches in turn.
-
-    Args:
-        num_items: number of places, a multiple of `batch`.
-        batch: places per batch.
-        size: processes per group.
-    """
-
-    def __init__(self, num_items: int, batch: int, size: int) -> None:
-        self._num_items, self._batch, self._size = num_items, batch, size
-
-    def __len__(self) -> int:
-        return self._num_items * self._size
-
-    def __iter__(self) -> Iterator[int]:
-        for start in range(0, self._num_items, self._batch):
-            for _ in range(self._size):
-                yield from range(start, start + self._batch)
 
 
 def probe_context(

@@ -4,11 +4,12 @@ Everything is a pure function of (seed, place in the run), so any number of work
 a resumed run goes on as if it had not been interrupted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import Dataset, Sampler
 
 from skipwise.data.items import IGNORED_LABEL, TrainingItem
 from skipwise.train.exercises import Items, RetrievalExercises
@@ -16,7 +17,7 @@ from skipwise.train.far_labels import FarLabels
 from skipwise.train.layout import SHORT, Layout
 
 
-class Curriculum(torch.utils.data.Dataset):
+class Curriculum(Dataset):
     """All items of a run in training order, at the places of its layout.
 
     Args:
@@ -82,6 +83,35 @@ class Curriculum(torch.utils.data.Dataset):
             return self._stages[stage]
         assert self._short is not None
         return self._short
+
+
+class BatchPlaces(Sampler[list[int]]):
+    """The places of each batch of one process, by arithmetic: a resumed run begins at any of them at once.
+
+    Groups take batches in turn; the processes of a group hold the same windows together. Batch `b` of group `g` begins
+    at place `(b * num_groups + g) * batch_size`.
+
+    Args:
+        num_places: of the run; what is no batch for each group is left out at its end.
+        batch_size: places per batch.
+        num_groups: batches that are trained at a time.
+        group: of this process, from 0.
+        begin: first batch; those before it are done.
+    """
+
+    def __init__(
+        self, num_places: int, batch_size: int, *, num_groups: int = 1, group: int = 0, begin: int = 0
+    ) -> None:
+        stride = num_groups * batch_size
+        end = num_places - num_places % stride
+        self._starts, self._batch_size = range(begin * stride + group * batch_size, end, stride), batch_size
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for start in self._starts:
+            yield [*range(start, start + self._batch_size)]
 
 
 _COLUMNS = ("input_ids", "position_ids", "labels")

@@ -30,7 +30,7 @@ from skipwise.train.plain_parts import filled, plain_parts
 from skipwise.train.preparation import load
 from skipwise.train.process import peak_bytes
 from skipwise.train.quantized import give_back, merged_in_full, run_dtype
-from skipwise.train.record import finite_log, streamed_counts, write_record
+from skipwise.train.record import streamed_counts, write_record
 from skipwise.train.session import Session
 from skipwise.train.sharding import gathered, loaded_whole
 from skipwise.train.steps import Trained
@@ -47,6 +47,7 @@ class ExtendResult:
         steps: optimizer steps done so far.
         verdicts: of the preflight.
         log: the Trainer's log, one dict per entry: loss by step, and validation perplexities, also before training.
+            With several processes, only the first one has it.
         record: the contents of `skipwise.json`; empty if the run was stopped.
     """
 
@@ -60,8 +61,7 @@ class ExtendResult:
 
 def deliver(run: Session, trained: Trained) -> ExtendResult:
     """Leaves the extended model in its folder, if the run is finished."""
-    state = trained.trainer.state
-    steps, log = state.global_step, finite_log(state.log_history)
+    steps, log = trained.trainer.state.global_step, trained.log.entries()
     record: dict[str, Any] = {}
     if trained.finished:
         record = trained.record | _what_was_done(run, trained, steps, log)

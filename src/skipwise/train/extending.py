@@ -19,7 +19,7 @@ The folder holds safetensors, `config.json` for readers of transformers 4 and 5,
     calibration.py the attention factor, chosen when training is done
     context.py     windows whose tokens are split over processes; ring.py, on CPUs
     sharding.py    models that are split over processes
-    guard.py       steps with a loss that is not finite, or explodes
+    guard.py       steps with a loss that is not finite, or explodes; log.py, the log of all steps
     progress.py    what is shown meanwhile; process.py, seconds, memory and signals
 """
 

@@ -5,6 +5,7 @@ begun.json           what the settings do not say: the sampler itself and the co
                      are as they are, and how much at a time was found to fit into memory
 checkpoint-<step>/   model, optimizer and random state, a few of the newest, each complete and sealed (see durable.py)
 skipwise.json        what was done; its presence says that the run is finished
+log.jsonl            an entry for each step and validation (see log.py)
 bad-items.json       steps that went wrong, their items, and skipped items (see guard.py)
 launch/              with --launch: the settings, and the config of the engine
 logs/rank-<n>.txt    with several processes: the log of each but the first

@@ -129,7 +129,6 @@ class StepGuard(TrainerCallback):
             CheckpointError: it is one bad step too many; with DeepSpeed, the first one is.
         """
         loss = self._step_loss(args)
-        # From the newest backwards: the log of a long run has millions of entries.
         good = (entry["loss"] for entry in reversed(state.log_history) if "loss" in entry and "bad" not in entry)
         highest = math.inf
         if finite := [each for each in islice(good, _REMEMBERED) if math.isfinite(each)]:

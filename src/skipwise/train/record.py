@@ -3,7 +3,6 @@
 import dataclasses
 import importlib.metadata
 import json
-import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -114,17 +113,6 @@ def write_record(run: Session, record: dict[str, Any], *, note: str | None, fact
 def sampler_text(sampler: PositionSampler) -> str:
     """A sampler with its settings; the name of its class if it has no `repr` of its own (never a memory address)."""
     return type(sampler).__qualname__ if type(sampler).__repr__ is object.__repr__ else repr(sampler)
-
-
-def finite_log(log: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A Trainer's log with None for what is not finite (the gradient norm of a skipped step), which JSON cannot say."""
-    return [
-        {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in entry.items()
-        }
-        for entry in log
-    ]
 
 
 def versions(*more: str) -> dict[str, str]:

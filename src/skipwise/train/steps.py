@@ -23,6 +23,7 @@ from skipwise.train.durable import step_of
 from skipwise.train.fitting import TooMuchAtATimeError, fewer_at_a_time
 from skipwise.train.guard import StepGuard
 from skipwise.train.layout import Layout
+from skipwise.train.log import RunLog
 from skipwise.train.preparation import load_to_train
 from skipwise.train.progress import StopAskedError, StopOnRequest
 from skipwise.train.record import run_record, sampler_text
@@ -43,6 +44,7 @@ class Trained:
 
     Attributes:
         trainer: that has trained it.
+        log: of its steps.
         documents: of its first stage.
         to_calibrate_on: documents to choose an attention factor by; None if none is to be chosen.
         record: what was known before its first step, ready for JSON.
@@ -50,6 +52,7 @@ class Trained:
     """
 
     trainer: "SkipwiseTrainer"
+    log: RunLog
     documents: TokenStore | MixedStore | DocumentStream
     to_calibrate_on: list[np.ndarray] | None
     record: dict[str, Any]
@@ -106,11 +109,12 @@ def _train(run: Session) -> Trained:
             restore_additions(model, run.checkpoint)
         shard(model, run.slices, run.arguments.device, mixed_precision(run.arguments))
         run.slices = {}
-    stop = StopOnRequest(logger.warning)
+    stop, log = StopOnRequest(logger.warning), RunLog(run.folder.path, run.checkpoint)
     run.arguments.eval_on_start = is_validation_due(run.checkpoint)
     trainer = (ShardedTrainer if run.shards else SkipwiseTrainer)(
         stop=stop,
         guard=StepGuard(config.guard, run.bad_items, curriculum.describe, logger.warning),
+        log=log,
         model=model,
         args=run.arguments,
         train_dataset=curriculum,
@@ -131,7 +135,12 @@ def _train(run: Session) -> Trained:
     state = trainer.state
     finished = not stop.requested or (state.global_step == state.max_steps and not stop.has_cut_off)
     return Trained(
-        trainer=trainer, documents=documents, to_calibrate_on=to_calibrate_on, record=record, finished=finished
+        trainer=trainer,
+        log=log,
+        documents=documents,
+        to_calibrate_on=to_calibrate_on,
+        record=record,
+        finished=finished,
     )
 
 

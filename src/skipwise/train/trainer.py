@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import Sampler, SequentialSampler
 from transformers import PrinterCallback, ProgressCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
@@ -18,10 +17,12 @@ from skipwise.data.stream import DocumentStream
 from skipwise.model import empty_twin, save_in_parts, save_model, share_weights
 from skipwise.train._trainer import OpenTrainer
 from skipwise.train.arguments import mixed_precision
-from skipwise.train.context import ContextGroup, GroupSampler
+from skipwise.train.context import ContextGroup
+from skipwise.train.curriculum import BatchPlaces
 from skipwise.train.durable import forget_older, whole_or_not_at_all
 from skipwise.train.fsdp import OPTIMIZER_SHARDS, load_optimizer, parts, save_optimizer, split_again, whole
 from skipwise.train.guard import StepGuard
+from skipwise.train.log import RunLog
 from skipwise.train.progress import (
     LossesApart,
     ProgressLine,
@@ -48,6 +49,7 @@ class SkipwiseTrainer(OpenTrainer):
     Args:
         stop: ends the run on request; None for never.
         guard: judges each step before the optimizer takes it; None if steps are only timed.
+        log: the file of the log; None if `state` is to keep all of it.
         tokenizer: saved with every checkpoint. The Trainer itself is not given it, as it would write the tokenizer's
             special tokens into the model's config.
         validate: called where the Trainer would evaluate, and after the last step; None for never.
@@ -62,6 +64,7 @@ class SkipwiseTrainer(OpenTrainer):
         *,
         stop: StopOnRequest | None = None,
         guard: StepGuard | None = None,
+        log: RunLog | None = None,
         tokenizer: Any = None,
         validate: Validate | None = None,
         stream: DocumentStream | None = None,
@@ -77,6 +80,7 @@ class SkipwiseTrainer(OpenTrainer):
         # The Trainer turns it off for good; training passes it at each step, and readers of the checkpoint want it.
         config.update(kept)
         self._tokenizer, self._validate, self._guard, self._stream = tokenizer, validate, guard, stream
+        self._log = log
         self._apart = None if is_exercise is None else LossesApart(is_exercise)
         # The loss itself divides by the number of labels over all accumulated batches and processes.
         self.model_accepts_loss_kwargs = True
@@ -85,15 +89,15 @@ class SkipwiseTrainer(OpenTrainer):
         self._clock, self._cost = StepClock(), ValidationCost(logger.warning)
         self._stop = stop or StopOnRequest(logger.warning)
         shown = StepLines() if self.args.world_size > 1 else ProgressLine(quiet=self.args.disable_tqdm)
-        for callback in filter(None, (stop, self._clock, guard, shown, ValidateAtTheEnd(), self._cost)):
+        for callback in filter(None, (stop, self._clock, guard, log, shown, ValidateAtTheEnd(), self._cost)):
             self.add_callback(callback)
 
-    def train_sampler(self) -> Sampler:
-        """Items in order; every process of a group that shares windows gets the same ones."""
+    def batch_places(self, begin: int) -> BatchPlaces:
+        """The places of this process's batches, in order; every process of a group that shares windows has the same."""
         items: Any = self.train_dataset
-        if self._context is not None:
-            return GroupSampler(len(items), self.args.train_batch_size, self._context.size)
-        return SequentialSampler(items)
+        group = self.args.process_index // self.get_cp_size()
+        how = {"num_groups": self.num_groups, "group": group, "begin": begin}
+        return BatchPlaces(len(items), self.args.train_batch_size, **how)
 
     def get_cp_size(self) -> int:
         """How many processes hold each window together: the Trainer counts each label that many times."""
@@ -191,6 +195,8 @@ class SkipwiseTrainer(OpenTrainer):
         run_folder, step, best = Path(str(self.args.output_dir)), self.state.global_step, self.state.best_global_step
         with whole_or_not_at_all(run_folder, step) as staged:
             yield staged.parent
+            if self._log is not None:
+                self._log.save(staged)
             if self._stream is not None:
                 places = json.dumps(self._stream.state(step))
                 (staged / f"{_STREAM}-{self.args.process_index}.json").write_text(places, encoding="utf-8")
