@@ -110,8 +110,8 @@ def doctor_of_slice(
         also: a further probe of the slice.
 
     Returns:
-        The verdicts of `doctor` on the slice, and of `also`; `whole` on the whole model's tables; and `slice`, a note of
-        which layers were run and what that cannot show.
+        The verdicts of `doctor` on the slice, and of `also`; `whole` on the whole model's tables; and `slice`, a note
+        of which layers were run and what that cannot show.
 
     Raises:
         SkipwiseError: the model cannot be loaded, as for `load_model`, or its 4-bit weights are misread.

@@ -12,11 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed import checkpoint
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_optimizer_state_dict,
-    set_optimizer_state_dict,
-)
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
@@ -28,7 +24,6 @@ from skipwise.train.tuning import is_adapted
 _ADDED = (".base_layer", ".modules_to_save.default", ".original_module")
 OPTIMIZER_SHARDS = "optimizer"
 """Folder of a checkpoint with the optimizer's state, a part of each process."""
-_FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
 
 
 def layers_of(model: nn.Module) -> dict[str, nn.Module]:
@@ -111,14 +106,14 @@ def parts(model: nn.Module) -> Iterator[dict[str, Tensor]]:
 def save_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
     """Writes an optimizer's state, each process its own part. All processes call this."""
     split_again(model)
-    checkpoint.save(get_optimizer_state_dict(model, optimizer, options=_FLAT), checkpoint_id=folder)
+    checkpoint.save(get_optimizer_state_dict(model, optimizer), checkpoint_id=folder)
 
 
 def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
     """Reads an optimizer's state, each process its own part, whatever the number of those that wrote it."""
-    state = get_optimizer_state_dict(model, optimizer, options=_FLAT)
+    state = get_optimizer_state_dict(model, optimizer)
     checkpoint.load(state, checkpoint_id=folder)
-    set_optimizer_state_dict(model, optimizer, state, options=_FLAT)
+    set_optimizer_state_dict(model, optimizer, state)
 
 
 def _all_names(model: nn.Module) -> list[str]:
