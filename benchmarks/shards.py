@@ -52,7 +52,7 @@ def made(folder: Path, billions: float) -> int:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    from skipwise.model.place import _EMBEDDED_FOLDER
+    from skipwise.model.place import find_place
 
     layer = 2 * SHAPE["hidden_size"] ** 2 * 5 // 4 + 3 * SHAPE["hidden_size"] * SHAPE["intermediate_size"]
     config = AutoConfig.for_model(
@@ -62,7 +62,7 @@ def made(folder: Path, billions: float) -> int:
     if not folder.exists():
         torch.manual_seed(0)
         AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
-        AutoTokenizer.from_pretrained(_EMBEDDED_FOLDER).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(find_place("embedded").name).save_pretrained(folder)
     with torch.device("meta"):
         skeleton: Any = AutoModelForCausalLM.from_config(config)
     return sum(parameter.numel() for parameter in skeleton.parameters())

@@ -66,8 +66,14 @@ def train(settings: dict[str, Any], how: dict[str, Any]) -> None:
             of items, one for each process; for the second process, `stopped`, the step in which it gets a Ctrl-C, or
             `stopped_validating`, the number of its validations before that in which it gets one;
             `spoilt`, a step whose losses are no numbers, and `fitting`, the windows at a time that it has memory for;
-            `tokens`, what each process has memory for.
+            `tokens`, what each process has memory for; `room`, bytes of memory that the
+            system leaves each, by a control group.
     """
+    if "room" in how:
+        group = Path("/sys/fs/cgroup/memory", f"skipwise-{os.getpid()}")
+        group.mkdir()
+        (group / "memory.limit_in_bytes").write_text(str(how["room"]))
+        (group / "cgroup.procs").write_text(str(os.getpid()))
     # Registered first, so called last: a group that is still open may abort the process, now and then.
     atexit.register(lambda: torch.distributed.is_initialized() and os._exit(9))
     rank, second = os.environ["RANK"], os.environ["RANK"] == "1"

@@ -4,17 +4,22 @@ What one process does with the whole model is what is expected.
 """
 
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from forked import launched
-from group_runs import as_if_killed, assert_trained_alike, trained
+from group_runs import as_if_killed, assert_trained_alike, begun, trained
 from safetensors.torch import load_file
 from tiny_models import tiny_config, tiny_model
 from tiny_runs import losses, record_of, weights
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+ROOM = 800 * 10**6
+"""Bytes of memory that a process may take in one of the tests."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
 
@@ -126,6 +131,41 @@ def test_each_process_writes_its_part_of_a_checkpoint(run: Any) -> None:
     assert {file.name for file in (checkpoint / "optimizer").iterdir()} >= {".metadata", "__0_0.distcp", "__1_0.distcp"}
     sealed = json.loads((checkpoint / "seal.json").read_text())
     assert {f"optimizer/__{rank}_0.distcp" for rank in (0, 1)} <= set(sealed)
+
+
+@pytest.mark.skipif(not os.access("/sys/fs/cgroup/memory", os.W_OK), reason="no right to make control groups here")
+def test_a_model_larger_than_a_process_is_extended_by_four(
+    group_settings: dict[str, Any], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """1.0 GB of weights in float32 where a control group leaves 0.8: too much for one process, enough for each of four."""
+    shape = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 15, "num_attention_heads": 8}
+    config = AutoConfig.for_model("llama", **shape, vocab_size=1000, max_position_embeddings=64, head_dim=128)
+    with torch.random.fork_rng():
+        AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(tmp_path / "large")
+    AutoTokenizer.from_pretrained(tiny_checkpoint).save_pretrained(tmp_path / "large")
+    training = {**group_settings["training"], "max_steps": 2, "gradient_accumulation_steps": 1}
+    settings = {**group_settings, "model": str(tmp_path / "large"), "tuning": "lora", "training": training}
+
+    def run(processes: int) -> Any:
+        engine = "fsdp2" if processes > 1 else "ddp"
+        return begun(
+            processes, {**settings, "output": str(tmp_path / f"by-{processes}")}, engine=engine, room=8 * 10**8
+        )
+
+    alone = run(1)
+    assert alone.wait() == 2
+    numbers = re.search(r"take ([\d.]+) MiB and this process has memory for ([\d.]+) MiB", alone.stderr)
+    assert numbers, alone.stderr
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+    assert float(numbers[1]) == pytest.approx(parameters * 4 / 2**20, rel=0.01)
+    assert float(numbers[2]) < ROOM / 2**20
+    four = run(4)
+    assert four.wait() == 0, four.stderr
+    made = AutoModelForCausalLM.from_pretrained(tmp_path / "by-4", dtype=torch.float32)
+    own = AutoModelForCausalLM.from_pretrained(tmp_path / "large", dtype=torch.float32)
+    changed = [not torch.equal(one, other) for one, other in zip(made.parameters(), own.parameters(), strict=True)]
+    assert sum(changed) == 15 * 7, "the linear layers"
 
 
 READ = """

@@ -23,6 +23,7 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from skipwise.allocator import give_back_free_memory
 from skipwise.doctor.bench import Bench, undisturbed
 from skipwise.doctor.checkpoint import local, loss, precision, reload, tables, unapplied
 from skipwise.doctor.chunks import causal, dilution, mask, positions, reach, rows, shift
@@ -145,6 +146,7 @@ def doctor_of_slice(
     verdicts.append(extent(sliced))
     del sliced
     gc.collect()
+    give_back_free_memory()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return verdicts

@@ -1,6 +1,7 @@
 """The model of a run: loaded with its interpolation, and probed before anything is trained."""
 
 import functools
+import gc
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from accelerate import PartialState
 from transformers import PreTrainedModel
 
+from skipwise.allocator import give_back_free_memory
 from skipwise.config import QloraTuning
 from skipwise.doctor import doctor, doctor_of_slice, require_healthy
 from skipwise.errors import CheckpointError
@@ -49,6 +51,8 @@ def load_to_train(run: Session) -> LoadedModel:
     if run.shards:
         plain, run.slices = apart(loaded.model)
         loaded = loaded._replace(model=plain)
+        gc.collect()
+        give_back_free_memory()
     check_read_as_stored(loaded.model)
     if not run.shards:
         loaded.model.to(PartialState().device)  # pyright: ignore[reportArgumentType]

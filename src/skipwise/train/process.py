@@ -43,9 +43,34 @@ def room_bytes(device: torch.device) -> int:
             soft = resource.getrlimit(limit)[0]
             if soft != resource.RLIM_INFINITY:
                 rooms.append(soft - taken)
-    with contextlib.suppress(OSError, ValueError):  # The limit of a container.
-        rooms.append(int(Path("/sys/fs/cgroup/memory.max").read_text()) - here.rss)
+    rooms += _rooms_of_groups()
     return max(0, min(rooms))
+
+
+def _rooms_of_groups(told: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> list[int]:
+    """What the control groups of this process, and those around them, leave of memory; empty without limits.
+
+    Pages of files that the system would take back do not count as taken.
+    """
+    rooms: list[int] = []
+    with contextlib.suppress(OSError):
+        for line in told.read_text(encoding="utf-8").splitlines():
+            _, kinds, path = line.split(":", 2)
+            if "memory" not in kinds and kinds:
+                continue
+            limit, taken = (
+                ("memory.limit_in_bytes", "memory.usage_in_bytes") if kinds else ("memory.max", "memory.current")
+            )
+            top = root / kinds if kinds else root
+            group = top / path.lstrip("/")
+            for each in (group, *group.parents):
+                with contextlib.suppress(OSError, ValueError):
+                    most, used = int((each / limit).read_text()), int((each / taken).read_text())
+                    stat = dict(line.split() for line in (each / "memory.stat").read_text().splitlines())
+                    rooms.append(most - used + int(stat.get("total_inactive_file", stat.get("inactive_file", 0))))
+                if each == top:
+                    break
+    return rooms
 
 
 def free_memory() -> None:
