@@ -1,6 +1,5 @@
 """The preflight on a slice: sound models pass, and faults of the slice and of the whole model's tables are found."""
 
-import gc
 import importlib
 import weakref
 from pathlib import Path
@@ -121,14 +120,13 @@ def test_the_slice_is_probed_as_the_whole_would_be_and_freed(
     assert "note  slice      2 of 5 layers were run (2 of 5 alike)" in capsys.readouterr().out
     assert calls[0] == calls[1]
     assert (calls[0]["attention"], calls[0]["dtype"], calls[0]["seed"]) == ("eager", torch.bfloat16, 3)
-    gc.collect()
     assert models[1]() is None
 
 
 def test_a_slice_is_of_a_model_that_is_probed(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for more in ([], ["--target", "256", "--data", "docs/"]):
+    for more, told in ([], "target"), (["--target", "256", "--data", "docs/"], "--slice is for probing a model"):
         assert cli.main(["doctor", str(tiny_checkpoint), "--slice", *more]) == 2
-        assert "--slice is for probing a model" in capsys.readouterr().err
+        assert told in capsys.readouterr().err
 
 
 def test_the_verdicts_on_a_slice_are_those_on_that_model(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ class, the attention backend and the installed versions. It is therefore measure
     file_checks.py one check a fault
 """
 
-import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -140,7 +139,6 @@ def doctor_of_slice(
         verdicts.append(whole(sliced, window, interpolation))
     verdicts.append(extent(sliced))
     del sliced
-    gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return verdicts

@@ -69,7 +69,7 @@ def probe_slice(run: RunConfig, window: Window, model_config: PreTrainedConfig) 
         attention=run.attention,
         quantization=quantization_of(run, arguments, model_config),
         trust_remote_code=run.trust_remote_code,
-        device=PartialState().device,
+        device=PartialState().device,  # pyright: ignore[reportArgumentType]
         gradient_checkpointing=training_settings(run)[CHECKPOINTING],
         mixed_precision=mixed_precision(arguments),
         check_dilution=run.dilution,
