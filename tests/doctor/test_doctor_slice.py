@@ -9,7 +9,7 @@ import pytest
 import torch
 from doctor_models import WINDOW, failures, lines
 from slices import LAYERED
-from tiny_models import save_tiny
+from tiny_models import save_tiny, tiny_model
 from transformers.models.gemma3.modeling_gemma3 import Gemma3Attention
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.models.smollm3.modeling_smollm3 import SmolLM3Attention
@@ -121,6 +121,14 @@ def test_the_slice_is_probed_as_the_whole_would_be_and_freed(
     assert calls[0] == calls[1]
     assert (calls[0]["attention"], calls[0]["dtype"], calls[0]["seed"]) == ("eager", torch.bfloat16, 3)
     assert models[1]() is None
+
+
+def test_a_missing_tokenizer_is_told_beside_the_slice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny_model(LAYERED["alike"].config).save_pretrained(tmp_path)
+    assert cli.main(["doctor", str(tmp_path), "--target", "512", "--slice"]) == 0
+    out = capsys.readouterr().out
+    assert "pass  whole" in out
+    assert "note  tokenizer" in out
 
 
 def test_a_slice_is_of_a_model_that_is_probed(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
