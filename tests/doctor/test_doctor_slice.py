@@ -1,6 +1,7 @@
 """The preflight on a slice: sound models pass, and faults of the slice and of the whole model's tables are found."""
 
 import importlib
+import importlib.util
 import weakref
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,15 @@ import pytest
 import torch
 from doctor_models import WINDOW, failures, lines
 from slices import LAYERED
-from tiny_models import save_tiny, tiny_model
+from tiny_models import SHARP, save_tiny, tiny_config, tiny_model
 from transformers.models.gemma3.modeling_gemma3 import Gemma3Attention
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.models.smollm3.modeling_smollm3 import SmolLM3Attention
 
 from skipwise import cli
+from skipwise.config import QloraTuning
 from skipwise.doctor import Verdict, doctor, doctor_of_slice
+from skipwise.model import four_bits
 from skipwise.rope import Interpolation, YaRN
 
 preflight = importlib.import_module("skipwise.doctor")
@@ -93,6 +96,15 @@ def test_a_model_without_a_slice_is_probed_whole(tiny_checkpoint: Path) -> None:
     assert not failures(verdicts), lines(verdicts)
     assert "whole" not in verdicts
     assert verdicts["slice"].detail.startswith("the whole model was run, since ")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="the package is not installed")
+def test_a_slice_in_four_bits_is_sound(tmp_path: Path) -> None:
+    save_tiny(tmp_path, tiny_config("llama", **SHARP, num_hidden_layers=5, intermediate_size=64))
+    quantization = four_bits(QloraTuning(), torch.device("cpu"), compute=torch.float32)
+    verdicts = examine(tmp_path, quantization=quantization, gradient_checkpointing=True)
+    assert not failures(verdicts), lines(verdicts)
+    assert verdicts["slice"].detail.startswith("2 of 5 layers were run")
 
 
 def test_the_slice_is_probed_as_the_whole_would_be_and_freed(
