@@ -1,7 +1,7 @@
 """The preflight on a slice: sound models pass, and faults of the slice and of the whole model's tables are found."""
 
-import gc
 import importlib
+import importlib.util
 import weakref
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,15 @@ import pytest
 import torch
 from doctor_models import WINDOW, failures, lines
 from slices import LAYERED
-from tiny_models import save_tiny
+from tiny_models import SHARP, save_tiny, tiny_config, tiny_model
 from transformers.models.gemma3.modeling_gemma3 import Gemma3Attention
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.models.smollm3.modeling_smollm3 import SmolLM3Attention
 
 from skipwise import cli
+from skipwise.config import QloraTuning
 from skipwise.doctor import Verdict, doctor, doctor_of_slice
+from skipwise.model import four_bits
 from skipwise.rope import Interpolation, YaRN
 
 preflight = importlib.import_module("skipwise.doctor")
@@ -96,6 +98,15 @@ def test_a_model_without_a_slice_is_probed_whole(tiny_checkpoint: Path) -> None:
     assert verdicts["slice"].detail.startswith("the whole model was run, since ")
 
 
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="the package is not installed")
+def test_a_slice_in_four_bits_is_sound(tmp_path: Path) -> None:
+    save_tiny(tmp_path, tiny_config("llama", **SHARP, num_hidden_layers=5, intermediate_size=64))
+    quantization = four_bits(QloraTuning(), torch.device("cpu"), compute=torch.float32)
+    verdicts = examine(tmp_path, quantization=quantization, gradient_checkpointing=True)
+    assert not failures(verdicts), lines(verdicts)
+    assert verdicts["slice"].detail.startswith("2 of 5 layers were run")
+
+
 def test_the_slice_is_probed_as_the_whole_would_be_and_freed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -121,14 +132,21 @@ def test_the_slice_is_probed_as_the_whole_would_be_and_freed(
     assert "note  slice      2 of 5 layers were run (2 of 5 alike)" in capsys.readouterr().out
     assert calls[0] == calls[1]
     assert (calls[0]["attention"], calls[0]["dtype"], calls[0]["seed"]) == ("eager", torch.bfloat16, 3)
-    gc.collect()
     assert models[1]() is None
 
 
+def test_a_missing_tokenizer_is_told_beside_the_slice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny_model(LAYERED["alike"].config).save_pretrained(tmp_path)
+    assert cli.main(["doctor", str(tmp_path), "--target", "512", "--slice"]) == 0
+    out = capsys.readouterr().out
+    assert "pass  whole" in out
+    assert "note  tokenizer" in out
+
+
 def test_a_slice_is_of_a_model_that_is_probed(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for more in ([], ["--target", "256", "--data", "docs/"]):
+    for more, told in ([], "target"), (["--target", "256", "--data", "docs/"], "--slice is for probing a model"):
         assert cli.main(["doctor", str(tiny_checkpoint), "--slice", *more]) == 2
-        assert "--slice is for probing a model" in capsys.readouterr().err
+        assert told in capsys.readouterr().err
 
 
 def test_the_verdicts_on_a_slice_are_those_on_that_model(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufCo
 
 from skipwise.model import (
     load_model,
+    load_slice,
     read_config,
     read_tokenizer,
     rotary_tables,
@@ -144,6 +145,14 @@ def test_a_gguf_file_loads_extends_and_saves(file: Path, original: Any, tmp_path
     assert again(TEXT)["input_ids"] == tokenizer(TEXT)["input_ids"]
     assert tokenizer.decode(tokenizer(TEXT)["input_ids"]) == TEXT
     assert len(tokenizer("eel")["input_ids"]) == 2
+
+
+def test_a_slice_of_a_gguf_file_is_the_whole(file: Path) -> None:
+    sliced = load_slice(file, interpolation=YaRN(), window=WINDOW)
+    assert sliced.extent.num_layers is None
+    assert "only read all together" in sliced.extent.reason
+    whole = load_model(file, interpolation=YaRN(), window=WINDOW).model.state_dict()
+    assert sliced.model.state_dict().keys() == whole.keys()
 
 
 def test_a_gguf_file_trains(file: Path) -> None:

@@ -10,8 +10,10 @@ import torch
 from baichuan_reference import baichuan, save_baichuan
 from quantized_checkpoints import write_fp8
 from slices import GEMMA3, LAYERED, LOCAL, WHOLE
-from tiny_models import EXPERTS, GEMMA4, WINDOW, far_logits, save_tiny, tiny_config, tiny_model
+from tiny_models import EXPERTS, GEMMA4, LATENT, WINDOW, far_logits, save_tiny, tiny_config, tiny_model
+from torch import nn
 from transformers import modeling_utils
+from transformers.models.llama import modeling_llama
 
 from skipwise.model import Slice, load_model, load_slice, rotary_tables, with_rope
 from skipwise.model.slice import extent_of_slice
@@ -106,6 +108,41 @@ def test_what_lists_name_otherwise_is_a_kind_too() -> None:
     assert extent.kinds == extent.kinds[:4] * 3
     every = extent_of_slice(tiny_config("llama4_text", **settings, interleave_moe_layer_step=1))
     assert (every.num_layers, len({*every.kinds})) == (4, 2)
+
+
+def test_a_base_by_layer_is_a_kind_where_only_the_config_has_it() -> None:
+    """Granite's decoder looks up the tables of each layer in its config, and gives those with 0 none."""
+    bases = [0.0, *[1e4] * 3, *[1e6] * 4]
+    config = tiny_config("granite_swa", num_hidden_layers=8, layer_types=[WHOLE] * 8, layer_rope_theta=bases)
+    extent = extent_of_slice(config)
+    assert extent.num_layers == 5
+    assert extent.kinds == tuple(f"layer_rope_theta {base}" for base in bases)
+
+
+@pytest.mark.parametrize("family", ["minicpm3", "minimax"])
+def test_a_number_of_a_layer_may_depend_on_how_many_there_are(family: str) -> None:
+    """MiniCPM3 divides what a layer adds by the root of their number; MiniMax's linear attention derives a slope."""
+    settings = LATENT if family == "minicpm3" else EXPERTS
+    extent = extent_of_slice(tiny_config(family, **{**settings, "num_hidden_layers": 6}))
+    assert (extent.num_layers, extent.reason) == (2, "")
+
+
+def test_layers_that_would_be_others_in_fewer_are_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    def last_is_wide(self: Any, config: Any, layer_idx: int) -> None:
+        own(self, config, layer_idx)
+        self.is_wide = layer_idx >= config.num_hidden_layers - 4
+
+    own = modeling_llama.LlamaDecoderLayer.__init__
+    monkeypatch.setattr(modeling_llama.LlamaDecoderLayer, "__init__", last_is_wide)
+    extent = extent_of_slice(tiny_config("llama", num_hidden_layers=6))
+    assert extent.num_layers is None
+    assert extent.kinds == (*["is_wide False"] * 2, *["is_wide True"] * 4)
+    assert extent.reason == "the kind of a layer depends on the number of layers"
+
+
+def test_experts_are_no_layers_even_if_they_are_as_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modeling_llama, "LlamaMLP", lambda _: nn.ModuleList(nn.Linear(8, 8) for _ in range(5)))
+    assert extent_of_slice(tiny_config("llama", num_hidden_layers=5)) == (("",) * 5, 2, "")
 
 
 def test_the_whole_model_is_loaded_where_it_has_no_slice(tmp_path: Path, checkpoint: Any) -> None:

@@ -98,10 +98,10 @@ def doctor(
       dtype=bfloat16     number format of the weights
     """
     is_corpus = corpus or data is not None
-    is_files = not is_corpus and model is not None and target is None and config is None and not settings
-    if slice_only and (is_corpus or is_files):
-        raise ConfigError("--slice is for probing a model, with --target, and not for documents or files; leave it out")
-    if is_files:
+    if slice_only and is_corpus:
+        raise ConfigError("--slice is for probing a model, and not for documents; leave it out")
+    is_run = is_corpus or slice_only or target is not None or config is not None or bool(settings)
+    if model is not None and not is_run:
         _check_up(model, base, fix, out, trust_remote_code, as_json)
         return
     if fix or out is not None or base is not None:

@@ -2,8 +2,7 @@
 
 Layers differ in how far they attend, whether positions turn them, whether they hold experts, whose keys they use. Each
 family's config says this in its own way. So kinds are read from the model, built without weights: two layers are of one
-kind if they are made of the same modules, with the same settings and shapes, and lists in the config say the same of
-them.
+kind if they are made of the same modules with the same settings, and lists in the config say the same of them.
 """
 
 import itertools
@@ -106,13 +105,10 @@ def extent_of_slice(config: PreTrainedConfig, *, trust_remote_code: bool = False
     layers = _layers(whole)
     if not layers:
         return Extent((), None, f"{type(whole).__name__} has no list of its layers")
-    numbers = _numbers(layers)
-    kind_of = [{name: value for name, value in layer.items() if name not in numbers} for layer in layers]
-    kinds: list[dict[str, Any]] = []
-    for kind in kind_of:
-        if kind not in kinds:
-            kinds.append(kind)
-    words = _words(kinds)
+    names = _names(layers)
+    kind_of = [[layer.get(name) for name in names] for layer in layers]
+    kinds = [kind for index, kind in enumerate(kind_of) if kind_of.index(kind) == index]
+    words = _words(names, kinds)
     named = tuple(words[kinds.index(kind)] for kind in kind_of)
     num_layers = max(_LEAST_LAYERS, *(1 + kind_of.index(kind) for kind in kinds))
     if num_layers >= len(layers):
@@ -122,8 +118,14 @@ def extent_of_slice(config: PreTrainedConfig, *, trust_remote_code: bool = False
     except Exception as error:  # Third-party model code may raise anything.
         refused = f"{type(whole).__name__} cannot be built with {num_layers} layers"
         return Extent(named, None, f"{refused} ({first_line(error)})")
-    if changed := _difference(whole, cut, layers, num_layers):
-        return Extent(named, None, f"{changed} depends on the number of layers")
+    shapes = {name: tensor.shape for name, tensor in whole.named_parameters()}
+    for name, tensor in cut.named_parameters():
+        if shapes.get(name) != tensor.shape:
+            return Extent(named, None, f"the shape of {name} depends on the number of layers")
+    # Some layers keep the number of all layers, or what they derive from it.
+    found, wanted = ([_without_numbers(layer, names) for layer in each] for each in (_layers(cut), layers[:num_layers]))
+    if found != wanted:
+        return Extent(named, None, "the kind of a layer depends on the number of layers")
     return Extent(named, num_layers)
 
 
@@ -153,54 +155,35 @@ def _layers(model: PreTrainedModel) -> list[dict[str, Any]]:
 
 
 def _made_of(layer: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Names and values of a layer's classes, plain settings and shapes."""
+    """Names and values of a layer's classes and plain settings, its sizes among them."""
     for path, module in layer.named_modules():
         yield path, type(module).__name__
         for name, value in vars(module).items():
             if not name.startswith("_") and (value is None or isinstance(value, bool | int | float | str)):
                 yield f"{path}.{name}", value
-    for name, tensor in itertools.chain(layer.named_parameters(), layer.named_buffers()):
-        yield f"{name} of shape", tuple(tensor.shape)
 
 
-def _numbers(layers: Sequence[dict[str, Any]]) -> set[str]:
-    """Names of numbers that no two layers share, such as a layer's index. They make no kinds."""
-    values: dict[str, list[float]] = {}
-    for layer in layers:
-        for name, value in layer.items():
-            if type(value) in (int, float):
-                values.setdefault(name, []).append(value)
-    return {name for name, found in values.items() if len(set(found)) == len(found)}
+def _without_numbers(layer: dict[str, Any], names: Sequence[str]) -> list[Any]:
+    return [None if type(layer.get(name)) in (int, float) else layer.get(name) for name in names]
 
 
-def _words(kinds: Sequence[dict[str, Any]]) -> list[str]:
-    """Names for kinds: as few of their differences as tell them apart."""
+def _names(layers: Sequence[dict[str, Any]]) -> list[str]:
+    """All names but those of numbers that no two layers share, such as a layer's index."""
+    names = []
+    for name in dict.fromkeys(itertools.chain.from_iterable(layers)):
+        numbers = [layer[name] for layer in layers if type(layer.get(name)) in (int, float)]
+        if not numbers or len(set(numbers)) < len(numbers):
+            names.append(name)
+    return names
+
+
+def _words(names: Sequence[str], kinds: Sequence[list[Any]]) -> list[str]:
+    """Words for kinds: as few of what differs as tell them apart."""
     words: list[tuple[str, ...]] = [()] * len(kinds)
-    for name in dict.fromkeys(itertools.chain.from_iterable(kinds)):
+    for index, name in enumerate(names):
         last = name.rpartition(".")[2]
-        said = [kind.get(name) for kind in kinds]
-        more = [
-            (*word, value if isinstance(value, str) else f"{last} {value}")
-            for word, value in zip(words, said, strict=True)
-        ]
+        said = [kind[index] if isinstance(kind[index], str) else f"{last} {kind[index]}" for kind in kinds]
+        more = [(*word, each) for word, each in zip(words, said, strict=True)]
         if len(set(more)) > len(set(words)):
             words = more
     return [" ".join(word) for word in words]
-
-
-def _difference(
-    whole: PreTrainedModel, cut: PreTrainedModel, layers: Sequence[dict[str, Any]], num_layers: int
-) -> str | None:
-    """What in a model built with fewer layers is not as in the whole one; None if everything is."""
-    shapes = {name: tensor.shape for name, tensor in whole.named_parameters()}
-    for name, tensor in cut.named_parameters():
-        if shapes.get(name) != tensor.shape:
-            return f"the shape of {name}"
-    kept = _layers(cut)
-    if len(kept) != num_layers:
-        return "where its layers are"
-    for index, (own, wanted) in enumerate(zip(kept, layers, strict=False)):
-        for name, value in wanted.items():
-            if own.get(name) != value:
-                return f"{name} of layer {index}"
-    return None

@@ -6,6 +6,8 @@ from transformers import PreTrainedConfig
 from skipwise.config import RunConfig
 from skipwise.doctor import Verdict, doctor, doctor_of_slice
 from skipwise.model import LoadedModel, check_read_as_stored, load_model
+from skipwise.model.source import locate
+from skipwise.model.tokenizer import has_tokenizer
 from skipwise.train.arguments import CHECKPOINTING, mixed_precision, training_arguments, training_settings
 from skipwise.train.quantized import quantization_of
 from skipwise.window import Window
@@ -47,10 +49,7 @@ def probe(loaded: LoadedModel, run: RunConfig, window: Window) -> list[Verdict]:
         check_reload=True,
         seed=run.seed,
     )
-    if loaded.tokenizer is None:
-        detail = f"{run.model} has no tokenizer, which extend needs: put its files beside config.json"
-        verdicts.append(Verdict(name="tokenizer", status="note", detail=detail))
-    return verdicts
+    return [*verdicts, *_without_tokenizer(run)]
 
 
 def probe_slice(run: RunConfig, window: Window, model_config: PreTrainedConfig) -> list[Verdict]:
@@ -60,7 +59,7 @@ def probe_slice(run: RunConfig, window: Window, model_config: PreTrainedConfig) 
         SkipwiseError: as `load_as_trained`.
     """
     arguments = training_arguments(run)  # Before the device is chosen, which depends on `use_cpu`.
-    return doctor_of_slice(
+    verdicts = doctor_of_slice(
         run.model,
         window,
         run.build_interpolation(),
@@ -69,9 +68,18 @@ def probe_slice(run: RunConfig, window: Window, model_config: PreTrainedConfig) 
         attention=run.attention,
         quantization=quantization_of(run, arguments, model_config),
         trust_remote_code=run.trust_remote_code,
-        device=PartialState().device,
+        device=PartialState().device,  # pyright: ignore[reportArgumentType]
         gradient_checkpointing=training_settings(run)[CHECKPOINTING],
         mixed_precision=mixed_precision(arguments),
         check_dilution=run.dilution,
         seed=run.seed,
     )
+    return [*verdicts, *_without_tokenizer(run)]
+
+
+def _without_tokenizer(run: RunConfig) -> list[Verdict]:
+    """A note if the model has no tokenizer; doctor needs none."""
+    if has_tokenizer(locate(run.model, weights=False)):
+        return []
+    detail = f"{run.model} has no tokenizer, which extend needs: put its files beside config.json"
+    return [Verdict(name="tokenizer", status="note", detail=detail)]
