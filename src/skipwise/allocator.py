@@ -10,7 +10,9 @@ import os
 import sys
 from collections.abc import MutableMapping
 
-_ARENA_MAX = -8  # M_ARENA_MAX of malloc.h
+# M_ARENA_MAX and M_MMAP_THRESHOLD of malloc.h
+_ARENA_MAX, _MMAP_THRESHOLD = -8, -3
+_LARGE_BYTES = 2**20
 
 
 def use_huge_pages(environment: MutableMapping[str, str] = os.environ) -> None:
@@ -35,6 +37,18 @@ def use_one_malloc_arena() -> None:
         return
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(_ARENA_MAX, 1)
+
+
+def free_large_blocks_at_once() -> None:
+    """Returns each tensor of 1 MiB or more to the operating system as soon as it is freed.
+
+    Else glibc keeps what is freed for later, in pieces. Where weights of layers are gathered and freed in turn, this
+    had grown to the size of the whole model in each process.
+    """
+    if sys.platform != "linux":
+        return
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE_BYTES)
 
 
 def give_back_free_memory() -> None:

@@ -26,7 +26,7 @@ The folder holds safetensors, `config.json` for readers of transformers 4 and 5,
 import shutil
 from typing import Any
 
-from skipwise.allocator import use_one_malloc_arena
+from skipwise.allocator import free_large_blocks_at_once, use_one_malloc_arena
 from skipwise.config import RunConfig
 from skipwise.distributed import close_group_at_exit
 from skipwise.positions import PositionSampler
@@ -64,6 +64,8 @@ def extend(
     """
     close_group_at_exit()
     use_one_malloc_arena()
+    if config.parallel.shard:
+        free_large_blocks_at_once()
     with RunFolder(config.output_folder) as folder:
         run = open_session(folder, config, sampler, resume=resume, skip_bad_items=skip_bad_items)
         prepare(run)
