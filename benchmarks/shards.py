@@ -35,7 +35,7 @@ def main() -> None:
     args.folder.mkdir(parents=True, exist_ok=True)
     model = args.folder / f"model-{args.billions:g}"
     parameters = made(model, args.billions)
-    print(f"{parameters / 1e9:.3f} billion parameters, {parameters * 4 / 2**30:.2f} GiB in float32; {args.tuning}")
+    print(f"{parameters / 1e9:.3f} billion parameters, {parameters * 2 / 2**30:.2f} GiB in bfloat16; {args.tuning}")
     print(f"{'processes':>9} {'run':>8} " + " ".join(f"{phase:>9}" for phase in PHASES) + "   GiB, most of a process")
     for processes in args.processes:
         run = args.folder / f"run-{processes}"
@@ -147,7 +147,7 @@ def worker(model: str, run: str, tuning: str, told: str, how: str) -> None:
         RunConfig.from_mapping(
             {
                 "model": model, "target": "4k", "window": 128, "output": run, "tuning": tuning, "recipe": "paper",
-                "dtype": "float32", "data": {"source": "stdlib", "held_out": 0.0}, "parallel": {"shard": processes > 1},
+                "dtype": "bfloat16", "data": {"source": "stdlib", "held_out": 0.0}, "parallel": {"shard": processes > 1},
                 "training": {
                     "max_steps": 3, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 4 // processes,
                     "use_cpu": True, "save_steps": 2, "save_total_limit": 1,

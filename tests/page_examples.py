@@ -320,7 +320,7 @@ COMMANDS = {
     "engine-cannot-compute": "export ./my-dynamic-32k --to gguf --out my.gguf",
     "unclear-config": "doctor ./my-model --target 32k --set original=8k",
     "missing-extra": "serve ./my-yarn-32k --base ./my-model --engine vllm",
-    "parallel-run": f"{EXTEND} --launch fsdp2 --nproc 2",
+    "parallel-run": f"{EXTEND} --set parallel.shard=true",
     "length-does-not-fit": "eval ./my-model --task perplexity --length 16k --documents docs/",
     "server-start": "serve ./my-yarn-32k --host 0.0.0.0",
     "wrong-base": "generate ./my-yarn-32k --base ./other-model --prompt Hello",

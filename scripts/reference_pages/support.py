@@ -123,9 +123,9 @@ _TRAINED: Mapping[str, tuple[str, str, str]] = {
     ),
     "ddp": ("yes, 2 and 4 processes", "not run", "Each process holds the whole model."),
     "fsdp2": (
-        "only `fully_shard` as accelerate calls it; `extend` refuses `fsdp2` on CPUs",
+        "yes, 2 and 4 processes",
         "not run",
-        "Parameters, gradients and optimizer state are sharded by PyTorch.",
+        "Parameters, gradients and optimizer state are sharded by PyTorch; no process holds the whole model.",
     ),
     "zero2": ("yes, 2 processes", "not run", "Gradients and optimizer state are sharded by DeepSpeed."),
     "zero3": ("yes, 2 processes", "not run", "Parameters too are sharded by DeepSpeed."),

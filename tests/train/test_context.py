@@ -76,9 +76,9 @@ def test_two_groups_of_two_train_what_one_process_trains(by_groups: Any) -> None
     assert places[0] == places[1] == items[0][::2], "a group has the same items, every other one"
     assert places[2] == places[3] == items[0][1::2]
     assert_trained_alike(alone, groups)
-    if find_spec("deepspeed"):
-        # The model split by DeepSpeed as well.
-        assert_trained_alike(alone, by_groups("split", 2, 2, how={"engine": "zero3"})[0])
+    # The model split as well.
+    for engine in ("fsdp2", "zero3") if find_spec("deepspeed") else ("fsdp2",):
+        assert_trained_alike(alone, by_groups(engine, 2, 2, how={"engine": engine})[0])
 
 
 @mark_processes

@@ -79,6 +79,15 @@ class Told(OpenTrainer):
         self.calls.append("loads")
         return False
 
+    def saves_optimizer(self, checkpoint: Path) -> bool:
+        assert checkpoint.name == "checkpoint-1"
+        self.calls.append("optimizer")
+        return False
+
+    def loads_optimizer(self, checkpoint: Path) -> bool:
+        self.calls.append("reads the optimizer")
+        return False
+
 
 class Batches(Sampler[list[int]]):
     """Batches of one place; notes when one is taken."""
@@ -121,7 +130,7 @@ def test_the_trainer_calls_each_when_we_take_it_to(tmp_path: Path) -> None:
     # Weights are asked for; nothing of them is in the checkpoint, which the library itself would refuse. The batch that
     # is done is not taken again.
     resumed = calls_of(2, resume_from_checkpoint=str(tmp_path / "side" / "checkpoint-1"))
-    assert resumed == ["loads", 1, 2, "norm", "judged"]
+    assert resumed == ["loads", "reads the optimizer", 1, 2, "norm", "judged"]
 
 
 def test_the_trainer_copies_a_model_to_as_many_accelerators_as_arguments_say(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import transformers
 from forked import launched, start
 from refusals import lines_of, refused
+from tiny_runs import assert_equal_weights
 from torch.distributed.run import config_from_args, get_args_parser
 
 from skipwise import cli
@@ -21,7 +22,7 @@ from skipwise.launch import ENGINES, Launch
 
 
 def run(**training: Any) -> RunConfig:
-    return RunConfig.from_mapping({"model": "m", "target": "32k", "data": "d", "training": training})
+    return RunConfig.from_mapping({"model": "m", "target": "32k", "training": training})
 
 
 @pytest.mark.parametrize("stage", [2, 3])
@@ -141,7 +142,10 @@ def test_what_only_the_processes_find_has_no_traceback(tiny_checkpoint: Path, tm
 @pytest.mark.slow
 @pytest.mark.xdist_group("processes")
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the process to kill by Linux's /proc")
-def test_a_killed_process_is_started_anew_and_the_run_goes_on(tiny_checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
+def test_a_killed_process_is_started_anew_and_the_run_goes_on(
+    engine: str, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
     documents = tmp_path / "documents"
     documents.mkdir()
     for i in range(12):
@@ -150,6 +154,7 @@ def test_a_killed_process_is_started_anew_and_the_run_goes_on(tiny_checkpoint: P
     def arguments(output: str) -> list[str]:
         settings = {"data.held_out": 0.0, "training.gradient_accumulation_steps": 2}
         settings |= {"training.save_steps": 2, "validation.every_steps": 0, "training.learning_rate": 1e-3}
+        settings["parallel.shard"] = str(engine == "fsdp2").lower()
         flags = ["--target", "256", "--window", "32", "--data", str(documents), "--steps", "40"]
         for name, value in settings.items():
             flags += ["--set", f"{name}={value}"]
@@ -157,7 +162,7 @@ def test_a_killed_process_is_started_anew_and_the_run_goes_on(tiny_checkpoint: P
 
     cache = str(tmp_path / "cache")
     launched("-m skipwise", *arguments("whole"), processes=2, SKIPWISE_CACHE=cache)
-    launch = ["--launch", "ddp", "--nproc", "2", "--max-restarts", "1"]
+    launch = ["--launch", engine, "--nproc", "2", "--max-restarts", "1"]
     run = start("-m skipwise", *arguments("killed"), *launch, SKIPWISE_CACHE=cache)
     (agent,) = run.processes
     while run.returncode is None and not (tmp_path / "killed" / "checkpoint-4").exists():
@@ -168,8 +173,7 @@ def test_a_killed_process_is_started_anew_and_the_run_goes_on(tiny_checkpoint: P
     records = [json.loads((tmp_path / name / "skipwise.json").read_text()) for name in ("whole", "killed")]
     assert records[0]["resumed_at_step"] is None
     assert 4 <= records[1]["resumed_at_step"] < 40
-    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "killed")]
-    assert weights[0] == weights[1]
+    assert_equal_weights(tmp_path / "whole", tmp_path / "killed")
 
 
 def children(pid: int) -> list[int]:

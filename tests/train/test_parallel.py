@@ -83,9 +83,13 @@ def test_one_process_speaks_and_the_others_write_files(tiny_checkpoint: Path, do
     assert "preflight: " in (tmp_path / "run" / "logs" / "rank-1.txt").read_text()
 
 
-@pytest.mark.parametrize("how", [{}, GROWING, MIXED], ids=["short windows", "windows that grow", "a mixture"])
+@pytest.mark.parametrize(
+    ("how", "engine"),
+    [({}, "ddp"), (GROWING, "ddp"), (MIXED, "ddp"), ({}, "fsdp2")],
+    ids=["short windows", "windows that grow", "a mixture", "split"],
+)
 def test_the_same_is_trained_whatever_the_number_of_processes(
-    how: dict[str, Any], arguments: Any, documents: Path, tmp_path: Path
+    how: dict[str, Any], engine: str, arguments: Any, documents: Path, tmp_path: Path
 ) -> None:
     """Eight windows a step by 1, 2 and 4 processes, and a run begun by 2 that 4 go on with."""
     how = dict(how)
@@ -96,7 +100,8 @@ def test_the_same_is_trained_whatever_the_number_of_processes(
     def run(name: str, processes: int, resume: bool = False) -> tuple[list[float], list[int]]:
         seen = tmp_path / f"seen-{name}-{processes}"
         settings = arguments(name, training={"gradient_accumulation_steps": 8 // processes}, **how)
-        folder = trained(processes, settings, seen=str(seen), resume=resume)
+        by = engine if processes > 1 else "ddp"
+        folder = trained(processes, settings, seen=str(seen), resume=resume, engine=by)
         places = [line for rank in range(processes) for line in Path(f"{seen}-{rank}").read_text().split()]
         return losses(folder), sorted(map(int, places))
 

@@ -50,7 +50,7 @@ _SENTENCES = {
     "shortens them.",
     "batch": "Batch: {split}a micro-batch of {micro_batch} on {training_on}, {times} per step{other_windows}.",
     "launch": "Start it with `torchrun -m skipwise extend --config`, or with --launch. --write-config writes the "
-    "sharding under training.",
+    "sharding under parallel or training.",
     "deepspeed": "DeepSpeed must be installed.",
     "links": "Links: communication between the {processes} x {machine} takes {moving} of a step of {step}, more than "
     "computing; larger micro-batches, or fewer accelerators with more memory, would be faster.",

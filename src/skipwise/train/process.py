@@ -43,11 +43,11 @@ def room_bytes(device: torch.device) -> int:
             soft = resource.getrlimit(limit)[0]
             if soft != resource.RLIM_INFINITY:
                 rooms.append(soft - taken)
-    rooms += _rooms_of_groups()
+    rooms += rooms_of_groups()
     return max(0, min(rooms))
 
 
-def _rooms_of_groups(told: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> list[int]:
+def rooms_of_groups(told: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> list[int]:
     """What the control groups of this process, and those around them, leave of memory; empty without limits.
 
     Pages of files that the system would take back do not count as taken.

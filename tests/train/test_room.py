@@ -1,0 +1,39 @@
+"""What a process may still take of memory, by limits that others set."""
+
+from pathlib import Path
+
+import pytest
+
+from skipwise.train.process import rooms_of_groups
+
+
+def group(folder: Path, limit: str, taken: int, inactive: int, *, names: tuple[str, str, str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / names[0]).write_text(f"{limit}\n")
+    (folder / names[1]).write_text(f"{taken}\n")
+    (folder / "memory.stat").write_text(f"cache 7\n{names[2]} {inactive}\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "top", "names"),
+    [
+        ("0::/outer/inner", "", ("memory.max", "memory.current", "inactive_file")),
+        ("4:memory:/outer/inner", "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")),
+    ],
+    ids=["version 2", "version 1"],
+)
+def test_each_group_around_a_process_leaves_what_it_has_not_taken(
+    line: str, top: str, names: tuple[str, str, str], tmp_path: Path
+) -> None:
+    """Pages of files that the system would take back are free."""
+    told = tmp_path / "cgroup"
+    told.write_text(f"9:cpu:/elsewhere\n{line}\n")
+    group(tmp_path / top / "outer", "1000", 300, 50, names=names)
+    group(tmp_path / top / "outer" / "inner", "800", 300, 20, names=names)
+    assert sorted(rooms_of_groups(told, tmp_path)) == [520, 750]
+    group(tmp_path / top / "outer" / "inner", "max", 300, 20, names=names)
+    assert rooms_of_groups(told, tmp_path) == [750]
+
+
+def test_without_groups_there_is_no_limit(tmp_path: Path) -> None:
+    assert rooms_of_groups(tmp_path / "none", tmp_path) == []
