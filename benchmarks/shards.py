@@ -94,7 +94,8 @@ class Watch:
     """Peaks of private memory by phase, sampled by a thread."""
 
     def __init__(self) -> None:
-        self.phase, self.peaks = "load", dict.fromkeys(PHASES, 0)
+        self.phase: str = "load"
+        self.peaks: dict[str, int] = dict.fromkeys(PHASES, 0)
         threading.Thread(target=self._look, daemon=True).start()
 
     def _look(self) -> None:
@@ -147,7 +148,8 @@ def worker(model: str, run: str, tuning: str, told: str, how: str) -> None:
         RunConfig.from_mapping(
             {
                 "model": model, "target": "4k", "window": 128, "output": run, "tuning": tuning, "recipe": "paper",
-                "dtype": "bfloat16", "data": {"source": "stdlib", "held_out": 0.0}, "parallel": {"shard": processes > 1},
+                "dtype": "bfloat16", "data": {"source": "stdlib", "held_out": 0.0},
+                "parallel": {"shard": processes > 1},
                 "training": {
                     "max_steps": 3, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 4 // processes,
                     "use_cpu": True, "save_steps": 2, "save_total_limit": 1,

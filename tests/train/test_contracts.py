@@ -126,7 +126,7 @@ def test_the_trainer_calls_each_when_we_take_it_to(tmp_path: Path) -> None:
         return calls
 
     # One batch is taken ahead.
-    assert calls_of(1) == [0, 1, "norm", "judged", "saving", "weights", "saved"]
+    assert calls_of(1) == [0, 1, "norm", "judged", "saving", "weights", "optimizer", "saved"]
     # Weights are asked for; nothing of them is in the checkpoint, which the library itself would refuse. The batch that
     # is done is not taken again.
     resumed = calls_of(2, resume_from_checkpoint=str(tmp_path / "side" / "checkpoint-1"))

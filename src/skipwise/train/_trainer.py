@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -119,19 +119,20 @@ class OpenTrainer(transformers.Trainer):
         if not self.saves_optimizer(folder):
             super()._save_optimizer_and_scheduler(output_dir)
         elif self.args.should_save:
-            assert self.lr_scheduler is not None
-            torch.save(self.lr_scheduler.state_dict(), folder / SCHEDULER_NAME)
+            scheduler: Any = self.lr_scheduler
+            torch.save(scheduler.state_dict(), folder / SCHEDULER_NAME)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or not self.loads_optimizer(Path(checkpoint)):
             super()._load_optimizer_and_scheduler(checkpoint)
             return
-        assert self.lr_scheduler is not None
-        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
+        scheduler: Any = self.lr_scheduler
+        scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
 
-    def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def _defer_fsdp_gradient_reduction(self) -> Iterator[None]:
         # Gradients that wait for the last micro-batch would be whole in each process meanwhile.
-        return nullcontext()
+        yield
 
     def _get_output_dir(self, trial: Any) -> str:
         return super()._get_output_dir(trial) if self._checkpoint_parent is None else str(self._checkpoint_parent)

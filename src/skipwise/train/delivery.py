@@ -115,7 +115,8 @@ def _write_shards(run: Session, trained: Trained, record: dict[str, Any]) -> Non
     trainer, tuning, folder = trained.trainer, run.config.tuning, run.folder.path
     model: Any = trainer.model
     assert run.loaded is not None
-    plain, dtype = model, None
+    plain: Any = model
+    dtype = None
     if is_adapted(model):
         trainer.save_model(str(folder / ADAPTER), _internal_call=True)
         plain = model.get_base_model()

@@ -32,7 +32,8 @@ def plain_parts(model: Any, tuning: Tuning, dtype: torch.dtype | None = None) ->
         yield from parts(model)
         return
     quantized = isinstance(tuning, QloraTuning)
-    plain = empty_twin(model.get_base_model(), torch.float32 if quantized else None)
+    base: Any = model.get_base_model()
+    plain = empty_twin(base, torch.float32 if quantized else None)
     own = {name for name, _ in plain.named_parameters(remove_duplicate=False)}
     twin: Any = apply_tuning(plain, tuning)
     layers = dict(model.named_modules()) if quantized else {}

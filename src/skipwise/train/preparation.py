@@ -73,7 +73,8 @@ def require_room(run: Session) -> None:
     whole: int = size * sum(parameter.numel() for parameter in skeleton.parameters())
     processes = PartialState().num_processes
     needed = -(-whole // processes) if run.shards else whole
-    if needed <= (room := room_bytes(PartialState().device)):
+    device: Any = PartialState().device
+    if needed <= (room := room_bytes(device)):
         return
     share = f", {bytes_text(needed)} in each of {processes} processes," if run.shards else ""
     more = -(-whole // max(room, 1)) + 1
@@ -130,7 +131,7 @@ def _probe_slice(run: Session, probed: dict[str, Any]) -> list[Verdict]:
         attention=config.attention,
         quantization=quantization_of(config, run.arguments, run.checked.base),
         trust_remote_code=config.trust_remote_code,
-        device=PartialState().device,
+        device=run.arguments.device,
         also=None if run.context is None else functools.partial(_probe_context, run),
         **probed,
     )

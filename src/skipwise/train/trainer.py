@@ -232,9 +232,9 @@ class SkipwiseTrainer(OpenTrainer):
         """Reads what processes with shards have written."""
         folder = checkpoint / OPTIMIZER_SHARDS
         if found := folder.is_dir():
-            assert self.optimizer is not None
             model: Any = self.model
-            load_optimizer(model, self.optimizer.optimizer, folder)
+            wrapped: Any = self.optimizer
+            load_optimizer(model, wrapped.optimizer, folder)
         return found
 
 
@@ -279,9 +279,9 @@ class ShardedTrainer(SkipwiseTrainer):
 
     def saves_optimizer(self, checkpoint: Path) -> bool:
         """Writes each process's part."""
-        assert self.optimizer is not None
         model: Any = self.model
-        save_optimizer(model, self.optimizer.optimizer, checkpoint / OPTIMIZER_SHARDS)
+        wrapped: Any = self.optimizer
+        save_optimizer(model, wrapped.optimizer, checkpoint / OPTIMIZER_SHARDS)
         return True
 
 
