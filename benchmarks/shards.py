@@ -1,9 +1,9 @@
-"""Memory of each process when a model is split over several: loading, a step, saving, resuming.
+"""Memory of each process when a model is split over several: loading, a step, saving, resuming, writing at the end.
 
     python benchmarks/shards.py [--billions 1] [--processes 1 2 4] [--folder runs/shards]
 
 A random Llama is made once. `extend` then trains two steps of it with one process and with several (gloo, FSDP2), is
-killed after its second step, and resumes for a third. Every process watches its own private memory: pages of files that
+killed after its second step, and resumes for a third, after which the model is written. Every process watches its own private memory: pages of files that
 are mapped, such as safetensors, are left out, as the system takes them back when it likes.
 """
 
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 SHAPE = {"hidden_size": 2048, "intermediate_size": 8192, "num_attention_heads": 32, "num_key_value_heads": 8}
-PHASES = ("load", "step", "save")
+PHASES = ("load", "step", "save", "write")
 
 
 def main() -> None:
@@ -110,7 +110,7 @@ class Watch:
         try:
             yield
         finally:
-            self.phase = before
+            self.phase = "write" if phase == "step" else before
 
 
 def worker(model: str, run: str, tuning: str, told: str, how: str) -> None:
