@@ -1,10 +1,11 @@
-"""Memory of each process when a model is split over several: loading, a step, saving, resuming, writing at the end.
+"""Memory of each process when a model is split over several: loading, a step, saving, resuming, writing.
 
     python benchmarks/shards.py [--billions 1] [--processes 1 2 4] [--folder runs/shards]
 
 A random Llama is made once. `extend` then trains two steps of it with one process and with several (gloo, FSDP2), is
-killed after its second step, and resumes for a third, after which the model is written. Every process watches its own private memory: pages of files that
-are mapped, such as safetensors, are left out, as the system takes them back when it likes.
+killed after its second step, and resumes for a third, after which the model is written. Every process watches its own
+private memory: pages of files that are mapped, such as safetensors, are left out, as the system takes them back when it
+likes.
 """
 
 import argparse

@@ -114,13 +114,12 @@ def train(settings: dict[str, Any], how: dict[str, Any]) -> None:
     if "seen" in how:
         Curriculum.__getitem__ = item  # pyright: ignore
     SkipwiseTrainer.training_step, SkipwiseTrainer.compute_loss = step, loss  # pyright: ignore
-    run = RunConfig.from_mapping(settings)
     if engine := how.get("engine"):
         launch = Launch(engine=engine, processes=int(os.environ["WORLD_SIZE"]))
-        run = launch.write(run, Path(settings["output"], "launch"))
+        settings = launch.write(settings, Path(settings["output"], "launch"))
     try:
         options = {name: how.get(name, False) for name in ("resume", "skip_bad_items")}
-        extend(run, **options)
+        extend(RunConfig.from_mapping(settings), **options)
     except SkipwiseError as error:
         print(error, file=sys.stderr, flush=True)
         os._exit(2)

@@ -11,14 +11,11 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from skipwise.errors import ConfigError
-
-if TYPE_CHECKING:
-    from skipwise.config import RunConfig
 
 DEFAULT_PORT = 29400
 SECONDS_TO_STOP = 600
@@ -93,24 +90,24 @@ class Launch:
                 page="parallel-run",
             )
 
-    def write(self, run: "RunConfig", folder: Path) -> "RunConfig":
-        """Writes DeepSpeed's config file if the engine is DeepSpeed's, and returns the run with this engine.
+    def write(self, settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+        """Writes DeepSpeed's config file if the engine is DeepSpeed's, and returns a run's settings with this engine.
 
         Args:
-            run: with any engine or none.
+            settings: of a run, with any engine or none.
             folder: folder for the file; created if missing.
 
         Raises:
             OSError: the file cannot be written.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        training = {name: value for name, value in run.training.items() if name != "deepspeed"}
+        training = {name: value for name, value in settings.get("training", {}).items() if name != "deepspeed"}
         if (content := ENGINES[self.engine]) is not None:
             file = folder / f"{self.engine}.json"
             file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
             training["deepspeed"] = str(file)
-        parallel = run.parallel.model_copy(update={"shard": self.engine == "fsdp2"})
-        return run.model_copy(update={"training": training, "parallel": parallel})
+        parallel = {**settings.get("parallel", {}), "shard": self.engine == "fsdp2"}
+        return {**settings, "training": training, "parallel": parallel}
 
     def command(self, arguments: Sequence[str]) -> list[str]:
         """The command that starts this machine's processes, each running `skipwise` with these arguments."""

@@ -21,16 +21,14 @@ from skipwise.errors import ConfigError
 from skipwise.launch import ENGINES, Launch
 
 
-def run(**training: Any) -> RunConfig:
-    return RunConfig.from_mapping({"model": "m", "target": "32k", "training": training})
-
-
 @pytest.mark.parametrize("stage", [2, 3])
 def test_deepspeed_reads_its_settings(stage: int, tmp_path: Path) -> None:
     pytest.importorskip("deepspeed")
     from deepspeed.runtime.config import DeepSpeedConfig  # pyright: ignore[reportMissingImports]
 
-    settings = Launch(engine=f"zero{stage}", processes=2).write(run(learning_rate=1e-3), tmp_path).training
+    settings = Launch(engine=f"zero{stage}", processes=2).write({"training": {"learning_rate": 1e-3}}, tmp_path)[
+        "training"
+    ]
     assert settings["learning_rate"] == 1e-3
     arguments = transformers.TrainingArguments(
         output_dir=str(tmp_path), use_cpu=True, per_device_train_batch_size=2, gradient_accumulation_steps=3, **settings
@@ -44,10 +42,11 @@ def test_deepspeed_reads_its_settings(stage: int, tmp_path: Path) -> None:
 
 
 def test_one_engine_takes_the_place_of_another(tmp_path: Path) -> None:
-    shards = Launch(engine="fsdp2", processes=2).write(run(deepspeed={}, max_steps=3), tmp_path)
-    assert (shards.training, shards.parallel.shard) == ({"max_steps": 3}, True)
+    before = {"model": "m", "training": {"deepspeed": {}, "max_steps": 3}, "parallel": {"context": 2}}
+    shards = Launch(engine="fsdp2", processes=2).write(before, tmp_path)
+    assert shards == {"model": "m", "training": {"max_steps": 3}, "parallel": {"context": 2, "shard": True}}
     whole = Launch(engine="ddp", processes=2).write(shards, tmp_path)
-    assert (whole.training, whole.parallel.shard) == ({"max_steps": 3}, False)
+    assert whole == {**shards, "parallel": {"context": 2, "shard": False}}
 
 
 def test_torchrun_reads_the_command() -> None:

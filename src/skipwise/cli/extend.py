@@ -175,7 +175,7 @@ def _launch(
     folder = run.output_folder / LAUNCH
     try:
         # What the run leaves open stays open: every process resolves it alike.
-        written = made.write(run, folder).given_settings()
+        written = made.write(run.given_settings(), folder)
         settings = folder / SETTINGS_FILE
         settings.write_text(yaml.safe_dump(written, sort_keys=False), encoding="utf-8")
     except OSError as error:
