@@ -15,7 +15,7 @@ import torch
 from forked import launched
 from group_runs import as_if_killed, assert_trained_alike, begun, trained
 from safetensors.torch import load_file
-from tiny_models import tiny_config, tiny_model
+from tiny_models import FAMILIES, tiny_config, tiny_model
 from tiny_runs import losses, record_of, weights
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -76,6 +76,34 @@ def test_families(name: str, changes: dict[str, Any], run: Any, tiny_checkpoint:
     ids = torch.arange(20)[None]
     logits = [AutoModelForCausalLM.from_pretrained(folder)(ids).logits for folder in (alone, split)]
     torch.testing.assert_close(*logits, rtol=1e-3, atol=1e-3)
+
+
+def test_norms_kept_in_float32_and_buffers_of_a_checkpoint(run: Any, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Layers with weights of two dtypes, and a buffer that no gradient reaches and every reader needs."""
+    model = family(tmp_path, tiny_checkpoint, "deepseek_v3", **FAMILIES["deepseek_v3"])
+    split = run("buffers", 2, model=model)
+    kept = {name: tensor for name, tensor in weights(model).items() if "e_score_correction_bias" in name}
+    assert kept
+    assert {name: weights(split)[name].tolist() for name in kept} == {
+        name: each.tolist() for name, each in kept.items()
+    }
+    assert set(weights(split)) == set(weights(model))
+    rope = {"rope_type": "default", "rope_theta": 1e4}
+    changes = {"num_local_experts": 4, "num_experts_per_tok": 2, "rope_parameters": rope, "max_position_embeddings": 64}
+    model = family(tmp_path, tiny_checkpoint, "gpt_oss", **changes)
+    split = run("norms", 2, model=model, dtype="bfloat16")
+    assert set(weights(split)) == set(weights(model))
+    assert losses(split)[-1] < losses(split)[0]
+
+
+def test_what_whole_processes_began_is_not_split(run: Any, group_settings: dict[str, Any]) -> None:
+    whole = run("whole", 1)
+    as_if_killed(whole, 2)
+    settings = {**group_settings, "output": str(whole), "data": {**group_settings["data"], "held_out": 0.3}}
+    settings["validation"] = {"every_steps": 2, "num_documents": 3, "lengths": [32, 64]}
+    refused = begun(2, settings, engine="fsdp2", resume=True)
+    assert refused.wait() == 2
+    assert "checkpoint-2 was written by processes that held the whole" in refused.stderr
 
 
 def test_in_16_bits(run: Any) -> None:

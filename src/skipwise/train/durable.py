@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 SEAL_FILE = "seal.json"
 STAGING = ".saving"
+OPTIMIZER_SHARDS = "optimizer"
+"""Folder of a checkpoint with the optimizer's state, a part of each process, if the model is split by FSDP2."""
 
 # What libraries raise if a file cannot be written; the last two wrap the system's error.
 _WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)

@@ -5,6 +5,7 @@ freed after that; its gradients are summed over the processes and split again. W
 (embeddings, last norm, head) stays gathered through a step.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,6 @@ from skipwise.train.tuning import is_adapted
 
 # What peft puts into the names of a model's own parameters.
 _ADDED = (".base_layer", ".modules_to_save.default", ".original_module")
-OPTIMIZER_SHARDS = "optimizer"
-"""Folder of a checkpoint with the optimizer's state, a part of each process."""
 
 
 def layers_of(model: nn.Module) -> dict[str, nn.Module]:
@@ -58,14 +57,30 @@ def shard(model: nn.Module, slices: Mapping[str, Tensor], device: torch.device, 
         policy = MixedPrecisionPolicy(precision, torch.float32, cast_forward_inputs=False)
     sliced = {name: plain for name in _all_names(model) if (plain := plain_name(name)) in slices}
     _without_memory(model, sliced)
-    for layer in layers_of(model).values():
-        if any(True for _ in layer.parameters()):
-            fully_shard(layer, mesh=mesh, mp_policy=policy)
     # Not what peft puts around it, as validation does not enter by that.
     root: Any = model.get_base_model() if is_adapted(model) else model
-    fully_shard(root, mesh=mesh, mp_policy=policy)
+    for module in (*layers_of(model).values(), root):
+        for other in _of_other_dtypes(module):
+            fully_shard(other, mesh=mesh, mp_policy=policy)
+        if module is root or any(True for _ in module.parameters()):
+            fully_shard(module, mesh=mesh, mp_policy=policy)
     if sliced:
         _fill(model, {name: slices[plain] for name, plain in sliced.items()})
+
+
+def _of_other_dtypes(model: nn.Module) -> list[nn.Module]:
+    """Modules whose trained parameters have another dtype than most: what is gathered together has to have one."""
+    owners = [
+        (module, parameter)
+        for module in model.modules()
+        for parameter in module.parameters(recurse=False)
+        if parameter.requires_grad and not isinstance(parameter, DTensor)
+    ]
+    sizes = Counter[torch.dtype]()
+    for _, parameter in owners:
+        sizes[parameter.dtype] += parameter.numel()
+    most = max(sizes, key=lambda dtype: sizes[dtype], default=None)
+    return list(dict.fromkeys(module for module, parameter in owners if parameter.dtype != most))
 
 
 def plain_name(name: str) -> str:
@@ -90,7 +105,8 @@ def whole(parameter: Tensor) -> Tensor:
 
 
 def parts(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """The parameters of each layer by name, gathered in turn, and last those outside of the layers.
+    """The parameters of each layer by name, gathered in turn, and last those outside of the layers, with all buffers
+    that belong to a checkpoint.
 
     All processes go through it together; none keeps more than it likes to.
     """
@@ -100,7 +116,9 @@ def parts(model: nn.Module) -> Iterator[dict[str, Tensor]]:
         named = {f"{path}.{name}": parameter for name, parameter in layer.named_parameters()}
         inside |= set(named)
         yield {name: whole(parameter) for name, parameter in named.items()}
-    yield {name: whole(parameter) for name, parameter in model.named_parameters() if name not in inside}
+    computed = {name for name, _ in model.named_non_persistent_buffers()}  # pyright: ignore
+    buffers = {name: buffer for name, buffer in model.named_buffers() if name not in computed}
+    yield buffers | {name: whole(parameter) for name, parameter in model.named_parameters() if name not in inside}
 
 
 def save_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:

@@ -34,7 +34,7 @@ def plain_parts(model: Any, tuning: Tuning, dtype: torch.dtype | None = None) ->
     quantized = isinstance(tuning, QloraTuning)
     base: Any = model.get_base_model()
     plain = empty_twin(base, torch.float32 if quantized else None)
-    own = {name for name, _ in plain.named_parameters(remove_duplicate=False)}
+    own = {*dict(plain.named_parameters(remove_duplicate=False)), *dict(plain.named_buffers())}
     twin: Any = apply_tuning(plain, tuning)
     layers = dict(model.named_modules()) if quantized else {}
     for part in parts(model):
@@ -52,7 +52,10 @@ def _in_full(name: str, tensor: Tensor, layers: dict[str, Any]) -> Tensor:
 
 def _merged(twin: Any, part: dict[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
     """A part by plain names, with its additions merged; what they were is in it too, under names of their own."""
-    empty = {name: twin.get_parameter(name) for name in part}
+    parameters = dict(twin.named_parameters(remove_duplicate=False))
+    buffers = {plain_name(name): tensor for name, tensor in part.items() if name not in parameters}
+    part = {name: tensor for name, tensor in part.items() if name in parameters}
+    empty = {name: parameters[name] for name in part}
     # What is trained in full beside additions may be wider than the model's own, which is in the part too.
     dtypes = {plain_name(name): tensor.dtype for name, tensor in part.items() if ".modules_to_save." not in name}
     for name, tensor in part.items():
@@ -62,7 +65,7 @@ def _merged(twin: Any, part: dict[str, Tensor], dtype: torch.dtype | None) -> di
     # Inner ones first: experts have additions around additions.
     for path in sorted(touched, key=len, reverse=True):
         twin.get_submodule(path).merge()
-    plain = {
+    plain = buffers | {
         plain_name(name): twin.get_parameter(name).detach().to(dtype or dtypes[plain_name(name)])
         for name in sorted(part, key=lambda name: ".modules_to_save." in name)  # Over what they have replaced.
     }

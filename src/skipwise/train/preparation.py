@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from skipwise.allocator import give_back_free_memory
 from skipwise.config import QloraTuning
 from skipwise.doctor import doctor, doctor_of_slice, require_healthy
-from skipwise.errors import CheckpointError
+from skipwise.errors import CheckpointError, UnsupportedModelError
 from skipwise.model import LoadedModel, apart, check_read_as_stored, load_model, without_weights
 from skipwise.records.verdict import Verdict, refused_mask
 from skipwise.report.quantities import bytes_text
@@ -60,15 +60,21 @@ def load_to_train(run: Session) -> LoadedModel:
 
 
 def require_room(run: Session) -> None:
-    """Refuses a model whose weights alone are more than a process has memory for.
+    """Refuses a model whose weights alone are more than a process has memory for, or that cannot be split as asked.
 
     Raises:
         CheckpointError: with the numbers.
+        UnsupportedModelError: FSDP2 does not take the model.
     """
     if isinstance(run.config.tuning, QloraTuning):
         return
     with loaded_whole(run.arguments):
         skeleton = without_weights(run.checked.base, trust_remote_code=run.config.trust_remote_code)
+    if run.shards and (scalars := [name for name, each in skeleton.named_parameters() if not each.ndim]):
+        raise UnsupportedModelError(
+            f"{type(skeleton).__name__} has parameters that are single numbers ({scalars[0]}), which FSDP2 cannot "
+            "split: train it by --launch ddp or zero3"
+        )
     size = run_dtype(run.config, run.checked.base).itemsize
     whole: int = size * sum(parameter.numel() for parameter in skeleton.parameters())
     processes = PartialState().num_processes

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import transformers
@@ -10,6 +11,7 @@ from transformers.integrations import deepspeed
 
 from skipwise.config import RunConfig
 from skipwise.errors import ConfigError
+from skipwise.train.durable import OPTIMIZER_SHARDS
 from skipwise.train.tuning import is_adapted
 
 
@@ -40,6 +42,20 @@ def check_sharding(config: RunConfig, arguments: "transformers.TrainingArguments
             "setting 'calibrate' reads long documents with the whole model, and this run splits it over processes: "
             "leave it out, and call `skipwise calibrate` on what the run leaves",
             page="parallel-run",
+        )
+
+
+def check_checkpoint(config: RunConfig, checkpoint: Path | None) -> None:
+    """Refuses to split a model whose optimizer's state is whole in its checkpoint.
+
+    Raises:
+        ConfigError: it is.
+    """
+    if config.parallel.shard and checkpoint is not None and not (checkpoint / OPTIMIZER_SHARDS).is_dir():
+        raise ConfigError(
+            f"setting 'parallel.shard' is true, and {checkpoint.name} was written by processes that held the whole "
+            "optimizer's state: go on with the engine that the run was begun with, such as --launch ddp",
+            page="run-changed",
         )
 
 

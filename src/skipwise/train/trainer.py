@@ -19,8 +19,8 @@ from skipwise.train._trainer import OpenTrainer
 from skipwise.train.arguments import mixed_precision
 from skipwise.train.context import ContextGroup
 from skipwise.train.curriculum import BatchPlaces
-from skipwise.train.durable import forget_older, whole_or_not_at_all
-from skipwise.train.fsdp import OPTIMIZER_SHARDS, load_optimizer, parts, save_optimizer, split_again, whole
+from skipwise.train.durable import OPTIMIZER_SHARDS, forget_older, whole_or_not_at_all
+from skipwise.train.fsdp import load_optimizer, parts, save_optimizer, split_again, whole
 from skipwise.train.guard import StepGuard
 from skipwise.train.log import RunLog
 from skipwise.train.progress import (
