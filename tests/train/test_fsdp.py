@@ -78,7 +78,7 @@ def test_families(name: str, changes: dict[str, Any], run: Any, tiny_checkpoint:
     torch.testing.assert_close(*logits, rtol=1e-3, atol=1e-3)
 
 
-def test_norms_kept_in_float32_and_buffers_of_a_checkpoint(run: Any, tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_gates_kept_in_float32_and_buffers_of_a_checkpoint(run: Any, tiny_checkpoint: Path, tmp_path: Path) -> None:
     """Layers with weights of two dtypes, and a buffer that no gradient reaches and every reader needs."""
     model = family(tmp_path, tiny_checkpoint, "deepseek_v3", **FAMILIES["deepseek_v3"])
     split = run("buffers", 2, model=model)
@@ -88,11 +88,11 @@ def test_norms_kept_in_float32_and_buffers_of_a_checkpoint(run: Any, tiny_checkp
         name: each.tolist() for name, each in kept.items()
     }
     assert set(weights(split)) == set(weights(model))
-    rope = {"rope_type": "default", "rope_theta": 1e4}
-    changes = {"num_local_experts": 4, "num_experts_per_tok": 2, "rope_parameters": rope, "max_position_embeddings": 64}
-    model = family(tmp_path, tiny_checkpoint, "gpt_oss", **changes)
-    split = run("norms", 2, model=model, dtype="bfloat16")
+    changes = {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 32, "moe_layer_start_index": 0}
+    model = family(tmp_path, tiny_checkpoint, "ernie4_5_moe", **changes)
+    split = run("gates", 2, model=model, dtype="bfloat16")
     assert set(weights(split)) == set(weights(model))
+    assert {weights(split)[name].dtype for name in weights(split) if "gate.weight" in name} == {torch.float32}
     assert losses(split)[-1] < losses(split)[0]
 
 

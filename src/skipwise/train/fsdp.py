@@ -80,7 +80,8 @@ def _of_other_dtypes(model: nn.Module) -> list[nn.Module]:
     for _, parameter in owners:
         sizes[parameter.dtype] += parameter.numel()
     most = max(sizes, key=lambda dtype: sizes[dtype], default=None)
-    return list(dict.fromkeys(module for module, parameter in owners if parameter.dtype != most))
+    found = dict.fromkeys(module for module, parameter in owners if parameter.dtype != most)
+    return [*reversed(found)]  # Inner ones first.
 
 
 def plain_name(name: str) -> str:
