@@ -1,9 +1,14 @@
 """What a process may still take of memory, by limits that others set."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tiny_runs import weights
 
+from skipwise.config import RunConfig
+from skipwise.errors import CheckpointError
+from skipwise.train import extend
 from skipwise.train.process import rooms_of_groups
 
 
@@ -37,3 +42,16 @@ def test_each_group_around_a_process_leaves_what_it_has_not_taken(
 
 def test_without_groups_there_is_no_limit(tmp_path: Path) -> None:
     assert rooms_of_groups(tmp_path / "none", tmp_path) == []
+
+
+def test_weights_beyond_a_process_are_refused_with_the_numbers(
+    settings: dict[str, Any], tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = sum(tensor.nbytes for tensor in weights(tiny_checkpoint).values())
+    assert held == 139904
+    monkeypatch.setattr("skipwise.train.preparation.room_bytes", lambda device: held - 1)
+    told = r"137 KiB and this process has memory for 137 KiB: split them over at least 3 processes by --launch fsdp2"
+    with pytest.raises(CheckpointError, match=told):
+        extend(RunConfig.from_mapping(settings))
+    monkeypatch.setattr("skipwise.train.preparation.room_bytes", lambda device: held)
+    extend(RunConfig.from_mapping(settings))

@@ -18,7 +18,8 @@ The folder holds safetensors, `config.json` for readers of transformers 4 and 5,
     tuning.py      which parameters are trained; widening.py, in float32; quantized.py, over 4 bits
     calibration.py the attention factor, chosen when training is done
     context.py     windows whose tokens are split over processes; ring.py, on CPUs
-    sharding.py    models that are split over processes
+    fsdp.py        models split over processes by FSDP2; plain_parts.py, their weights as those of a plain model
+    sharding.py    models that DeepSpeed splits
     guard.py       steps with a loss that is not finite, or explodes; log.py, the log of all steps
     progress.py    what is shown meanwhile; process.py, seconds, memory and signals
 """
