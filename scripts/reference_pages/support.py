@@ -125,7 +125,7 @@ _TRAINED: Mapping[str, tuple[str, str, str]] = {
     "fsdp2": (
         "yes, 2 and 4 processes",
         "not run",
-        "Parameters, gradients and optimizer state are sharded by PyTorch; no process holds the whole model.",
+        "Parameters, gradients and optimizer state are sharded by PyTorch; no process holds the whole model, with exceptions ([engines](../results/engines.md)).",
     ),
     "zero2": ("yes, 2 processes", "not run", "Gradients and optimizer state are sharded by DeepSpeed."),
     "zero3": ("yes, 2 processes", "not run", "Parameters too are sharded by DeepSpeed."),

@@ -1,15 +1,18 @@
 """What a process may still take of memory, by limits that others set."""
 
+import resource
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+import torch
 from tiny_runs import weights
 
 from skipwise.config import RunConfig
 from skipwise.errors import CheckpointError
 from skipwise.train import extend
-from skipwise.train.process import rooms_of_groups
+from skipwise.train.process import room_bytes, rooms_of_groups
 
 
 def group(folder: Path, limit: str, taken: int, inactive: int, *, names: tuple[str, str, str]) -> None:
@@ -50,8 +53,18 @@ def test_weights_beyond_a_process_are_refused_with_the_numbers(
     held = sum(tensor.nbytes for tensor in weights(tiny_checkpoint).values())
     assert held == 139904
     monkeypatch.setattr("skipwise.train.preparation.room_bytes", lambda device: held - 1)
-    told = r"137 KiB and this process has memory for 137 KiB: split them over at least 3 processes by --launch fsdp2"
+    told = r"137 KiB and this process has memory for 137 KiB: split them over 2 processes or more by --launch fsdp2"
     with pytest.raises(CheckpointError, match=told):
         extend(RunConfig.from_mapping(settings))
     monkeypatch.setattr("skipwise.train.preparation.room_bytes", lambda device: held)
     extend(RunConfig.from_mapping(settings))
+
+
+def test_a_limit_of_the_process_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = psutil.Process().memory_info().data + 10**6
+
+    def getrlimit(kind: int) -> tuple[int, int]:
+        return (limit, limit) if kind == resource.RLIMIT_DATA else (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+
+    monkeypatch.setattr(resource, "getrlimit", getrlimit)
+    assert 0 <= room_bytes(torch.device("cpu")) <= 10**6

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from skipwise.model.rotary import rotary_tables
     from skipwise.model.save import save_attention_scale, save_config, save_in_parts, save_model, share_weights
     from skipwise.model.saved import check_saved, first_layers
-    from skipwise.model.shards import apart, empty_twin
+    from skipwise.model.shards import apart, empty_twin, reads_slices
     from skipwise.model.slice import Slice, load_slice
     from skipwise.model.source import portability_note
     from skipwise.model.stored import StoredWeights, check_trainable, stored_weights
@@ -60,7 +60,7 @@ _NAMES_OF_MODULES = {
     "rotary": "rotary_tables",
     "save": "save_attention_scale save_config save_in_parts save_model share_weights",
     "saved": "check_saved first_layers",
-    "shards": "apart empty_twin",
+    "shards": "apart empty_twin reads_slices",
     "slice": "load_slice Slice",
     "source": "portability_note",
     "stored": "check_trainable stored_weights StoredWeights",
@@ -99,6 +99,7 @@ __all__ = [
     "portability_note",
     "read_config",
     "read_tokenizer",
+    "reads_slices",
     "rope_state",
     "rotary_tables",
     "save_attention_scale",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
@@ -81,7 +82,8 @@ def save_in_parts(
 ) -> None:
     """Writes a checkpoint folder like that of `save_model`, by all processes of a group together.
 
-    Each part becomes a file, written by one of the processes, so that none holds more than one part.
+    Each part becomes a file. As many parts as there are processes are gathered, and then written at the same time; a
+    process holds its own of them, and the one that is being gathered.
 
     Args:
         model: the model; its own weights are not looked at.
@@ -93,38 +95,73 @@ def save_in_parts(
         CheckpointError: the folder cannot be written.
     """
     rank, processes = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    folder, written = Path(folder), {}
-    for number, part in enumerate(filter(None, parts)):
-        if number % processes != rank:
-            continue
-        aside = folder / f".part-{number}"
-        with saving_in_every_process(model):
-            save_model(model, None, aside, state_dict=part)
-        for file in sorted(aside.glob("*.safetensors")):
-            written[number, file.name] = _names_and_bytes(file)
-            file.rename(folder / f".{number}-{file.name}")
+    folder = Path(folder)
+    try:
         if rank == 0:
-            for file in aside.glob("*.json"):
-                if not file.name.endswith(".index.json"):
-                    file.replace(folder / file.name)
-        shutil.rmtree(aside)
-    gathered: list[Any] = [None] * processes
-    torch.distributed.all_gather_object(gathered, written)
-    if rank == 0:
-        whole = dict(sorted(item for each in gathered for item in each.items()))
-        weight_map, total = {}, 0
-        for index, ((number, name), (names, size)) in enumerate(whole.items(), start=1):
-            final = f"model-{index:05}-of-{len(whole):05}.safetensors"
-            (folder / f".{number}-{name}").replace(folder / final)
-            weight_map |= dict.fromkeys(names, final)
-            total += size
-        entry = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        (folder / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(entry, indent=2, sort_keys=True) + "\n", "utf-8")
-        if tokenizer is not None:
-            with quiet_transformers():
-                tokenizer.save_pretrained(folder)
-        share_weights(folder)
-    torch.distributed.barrier()
+            _without_parts(folder)
+        torch.distributed.barrier()
+        written: dict[tuple[int, str], tuple[list[str], int]] = {}
+        own: tuple[int, dict[str, Tensor]] | None = None
+        number = -1
+        for number, part in enumerate(filter(None, parts)):
+            if number % processes == rank:
+                own = number, part
+            del part
+            if number % processes == processes - 1 and own is not None:
+                written |= _written_part(model, folder, *own)
+                own = None
+        if own is not None:
+            written |= _written_part(model, folder, *own)
+        gathered: list[Any] = [None] * processes
+        torch.distributed.all_gather_object(gathered, written)
+        if rank == 0:
+            _put_together(folder, {key: value for each in gathered for key, value in each.items()})
+            if tokenizer is not None:
+                with quiet_transformers():
+                    tokenizer.save_pretrained(folder)
+            share_weights(folder)
+            _add_legacy_keys(model.config, folder)
+        torch.distributed.barrier()
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"checkpoint folder {str(folder)!r} cannot be written ({error}); make room or repair the disk",
+            page="cannot-write",
+        ) from error
+
+
+def _written_part(
+    model: PreTrainedModel, folder: Path, number: int, part: dict[str, Tensor]
+) -> dict[tuple[int, str], tuple[list[str], int]]:
+    """Writes a part beside the others; names and bytes by its number and file. The first has all but the weights."""
+    aside, written = folder / f".part-{number}", {}
+    with saving_in_every_process(model), quiet_transformers(), without("deepspeed"):
+        model.save_pretrained(aside, state_dict=part)
+    for file in sorted(aside.iterdir()):
+        if file.suffix == ".safetensors":
+            written[number, file.name] = _names_and_bytes(file)
+            file.rename(folder / f".part-{number}-{file.name}")
+        elif number == 0 and file.name != SAFE_WEIGHTS_INDEX_NAME:
+            file.replace(folder / file.name)
+    shutil.rmtree(aside)
+    return written
+
+
+def _put_together(folder: Path, written: dict[tuple[int, str], tuple[list[str], int]]) -> None:
+    """Gives the files of all parts their names, and writes the index."""
+    weight_map, total = {}, 0
+    for index, ((number, name), (names, size)) in enumerate(sorted(written.items()), start=1):
+        final = f"model-{index:05}-of-{len(written):05}.safetensors"
+        (folder / f".part-{number}-{name}").replace(folder / final)
+        weight_map |= dict.fromkeys(names, final)
+        total += size
+    entry = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    (folder / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(entry, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+def _without_parts(folder: Path) -> None:
+    """Deletes what an interrupted `save_in_parts` has left."""
+    for left in folder.glob(".part-*"):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def _names_and_bytes(weights: Path) -> tuple[list[str], int]:

@@ -6,23 +6,37 @@ takes no memory.
 """
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from skipwise.model.extend import without_parameters
-from skipwise.model.place import ModelSource
-from skipwise.model.source import packed_config, quiet_transformers
+from skipwise.model.source import locate, own_config, quiet_transformers
 from skipwise.model.stored import stored_as
 
+_WHOLE = ("gptj", "baichuan")
+"""Types of models that become another family's while they are loaded."""
 
-def can_be_sliced(place: ModelSource, config: PreTrainedConfig) -> bool:
-    """Whether weights can be read in slices: safetensors that are neither quantized nor in a layout of their own."""
-    return place.gguf_file is None and packed_config(place) is None and stored_as(config) is None
+
+def reads_slices(source: str | Path, skeleton: PreTrainedModel) -> bool:
+    """Whether `load_model(source, in_shards=True)` reads slices, and not all of the weights.
+
+    That takes safetensors that are neither quantized nor in another family's layout. The library cannot join experts
+    for a process that gets none of them.
+
+    Args:
+        source: as for `load_model`.
+        skeleton: the model without weights.
+    """
+    place, processes = locate(source, weights=False), torch.distributed.get_world_size()
+    is_converted = own_config(place).get("model_type") in _WHOLE
+    few = any(parameter.ndim > 2 and len(parameter) < processes for parameter in skeleton.parameters())
+    return place.gguf_file is None and not is_converted and stored_as(skeleton.config) is None and not few
 
 
 def slices_of(skeleton: PreTrainedModel) -> Any:
@@ -78,6 +92,7 @@ def empty_twin(model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreT
         del config.quantization_config
     with quiet_transformers():
         twin = without_parameters(own, config, dtype or model.dtype)
+        twin.tie_weights()
     twin.generation_config = model.generation_config
     return twin
 

@@ -172,10 +172,10 @@ def prepare(config: PilotConfig, tell: Tell, kept: Mapping[str, Any]) -> Prepare
         SkipwiseError: as `pilot`.
     """
     run = config.run
-    if run.data.streaming or run.parallel.context > 1:
+    if run.data.streaming or run.parallel.context > 1 or run.parallel.shard:
         raise ConfigError(
-            "a pilot reads its documents whole and trains in one process; leave data.streaming and parallel.context "
-            "to the full run"
+            "a pilot reads its documents whole and trains in one process; leave data.streaming, parallel.context and "
+            "parallel.shard to the full run"
         )
     tell(f"reading {_documents_label(run)}")
     checked = check_run(run)

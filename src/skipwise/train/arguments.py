@@ -51,7 +51,7 @@ _SAID_ELSEWHERE = {
     "eval_on_start": "validation, which always measures before training",
     "resume_from_checkpoint": "the flag --resume",
     "parallelism_config": "parallel.context",
-    "fsdp": "parallel.shard",
+    "fsdp": "parallel.shard; one that was begun with it cannot be resumed by this version",
     "fsdp_config": "parallel.shard",
     "remove_unused_columns": "nothing; items have no unused columns",
 }

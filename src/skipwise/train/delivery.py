@@ -32,7 +32,7 @@ from skipwise.train.process import peak_bytes
 from skipwise.train.quantized import give_back, merged_in_full, run_dtype
 from skipwise.train.record import streamed_counts, write_record
 from skipwise.train.session import Session
-from skipwise.train.sharding import gathered, loaded_whole
+from skipwise.train.sharding import gathered, loaded_whole, tied_names
 from skipwise.train.steps import Trained
 from skipwise.train.tuning import apply_tuning, is_adapted, merged
 
@@ -126,13 +126,18 @@ def _write_shards(run: Session, trained: Trained, record: dict[str, Any]) -> Non
     twin = empty_twin(plain, dtype)
     to_compare = first_layers(twin, 1)
 
+    missing = set(twin.state_dict()) - tied_names(twin)
+
     def remembered(parts: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
         for part in parts:
+            missing.difference_update(part)
             if trainer.is_world_process_zero():
                 to_compare.update({name: tensor for name, tensor in part.items() if name in to_compare})
             yield part
 
     save_in_parts(twin, run.loaded.tokenizer, folder, remembered(plain_parts(model, tuning, dtype)))
+    if missing:
+        raise RuntimeError(f"weights of the split model were not written: {', '.join(sorted(missing)[:3])}")
     if trainer.is_world_process_zero():
         check_saved(filled(twin, to_compare), folder, layers=1)
         write_record(run, record, note=portability_note(twin.config), factor=None)

@@ -13,12 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed import checkpoint
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from skipwise.errors import UnsupportedModelError
+from skipwise.names import first_line
 from skipwise.train.tuning import is_adapted
 
 # What peft puts into the names of a model's own parameters.
@@ -40,6 +44,31 @@ def layers_of(model: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
+def require_splittable(skeleton: PreTrainedModel) -> None:
+    """Refuses models that FSDP2 cannot split.
+
+    Args:
+        skeleton: the model without weights.
+
+    Raises:
+        UnsupportedModelError: a parameter is a single number, layers share one, or there are no layers to be found.
+    """
+    layers, why = layers_of(skeleton), ""
+    owners: dict[int, set[str]] = {}
+    for name, parameter in skeleton.named_parameters(remove_duplicate=False):
+        if not parameter.ndim:
+            why = f"parameters that are single numbers ({name})"
+        inside = next((path for path in layers if name.startswith(f"{path}.")), "")
+        owners.setdefault(id(parameter), set()).add(inside)
+    if any(len(paths) > 1 for paths in owners.values()):
+        why = "layers that share weights"
+    if why or not layers:
+        raise UnsupportedModelError(
+            f"{type(skeleton).__name__} has {why or 'no list of its layers'}, so that FSDP2 cannot split it: train it "
+            "by --launch ddp or zero3"
+        )
+
+
 def shard(model: nn.Module, slices: Mapping[str, Tensor], device: torch.device, precision: torch.dtype | None) -> None:
     """Splits a model over all processes, in place. All processes call this.
 
@@ -56,6 +85,8 @@ def shard(model: nn.Module, slices: Mapping[str, Tensor], device: torch.device, 
     if precision is torch.bfloat16:
         policy = MixedPrecisionPolicy(precision, torch.float32, cast_forward_inputs=False)
     sliced = {name: plain for name in _all_names(model) if (plain := plain_name(name)) in slices}
+    if lost := set(slices) - set(sliced.values()):
+        raise RuntimeError(f"weights that were read have no place in the model: {', '.join(sorted(lost)[:3])}")
     _without_memory(model, sliced)
     # Not what peft puts around it, as validation does not enter by that.
     root: Any = model.get_base_model() if is_adapted(model) else model
@@ -117,15 +148,19 @@ def parts(model: nn.Module) -> Iterator[dict[str, Tensor]]:
         named = {f"{path}.{name}": parameter for name, parameter in layer.named_parameters()}
         inside |= set(named)
         yield {name: whole(parameter) for name, parameter in named.items()}
-    computed = {name for name, _ in model.named_non_persistent_buffers()}  # pyright: ignore
-    buffers = {name: buffer for name, buffer in model.named_buffers() if name not in computed}
+    stored = model.state_dict()
+    buffers = {name: buffer for name, buffer in model.named_buffers() if name in stored}
     yield buffers | {name: whole(parameter) for name, parameter in model.named_parameters() if name not in inside}
 
 
 def save_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
     """Writes an optimizer's state, each process its own part. All processes call this."""
     split_again(model)
-    checkpoint.save(get_optimizer_state_dict(model, optimizer), checkpoint_id=folder)
+    try:
+        checkpoint.save(get_optimizer_state_dict(model, optimizer), checkpoint_id=folder)
+    except CheckpointException as error:  # Which is no Exception, and has those of all processes.
+        failures: list[Any] = [one[0] if isinstance(one, tuple) else one for one in error.failures.values()]
+        raise OSError(first_line(failures[0]) if failures else "its parts cannot be written") from error
 
 
 def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:

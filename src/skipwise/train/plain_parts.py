@@ -34,7 +34,7 @@ def plain_parts(model: Any, tuning: Tuning, dtype: torch.dtype | None = None) ->
     quantized = isinstance(tuning, QloraTuning)
     base: Any = model.get_base_model()
     plain = empty_twin(base, torch.float32 if quantized else None)
-    own = {*dict(plain.named_parameters(remove_duplicate=False)), *dict(plain.named_buffers())}
+    own = set(plain.state_dict())
     twin: Any = apply_tuning(plain, tuning)
     layers = dict(model.named_modules()) if quantized else {}
     for part in parts(model):

@@ -12,12 +12,13 @@ from transformers import PreTrainedModel
 from skipwise.allocator import give_back_free_memory
 from skipwise.config import QloraTuning
 from skipwise.doctor import doctor, doctor_of_slice, require_healthy
-from skipwise.errors import CheckpointError, UnsupportedModelError
-from skipwise.model import LoadedModel, apart, check_read_as_stored, load_model, without_weights
+from skipwise.errors import CheckpointError
+from skipwise.model import LoadedModel, apart, check_read_as_stored, load_model, reads_slices, without_weights
 from skipwise.records.verdict import Verdict, refused_mask
 from skipwise.report.quantities import bytes_text
 from skipwise.train.arguments import CHECKPOINTING, mixed_precision
 from skipwise.train.context import context_group, probe_context
+from skipwise.train.fsdp import require_splittable
 from skipwise.train.process import room_bytes
 from skipwise.train.quantized import quantization_of, run_dtype
 from skipwise.train.session import Session
@@ -66,28 +67,28 @@ def require_room(run: Session) -> None:
         CheckpointError: with the numbers.
         UnsupportedModelError: FSDP2 does not take the model.
     """
-    if isinstance(run.config.tuning, QloraTuning):
-        return
+    config, base = run.config, run.checked.base
     with loaded_whole(run.arguments):
-        skeleton = without_weights(run.checked.base, trust_remote_code=run.config.trust_remote_code)
-    if run.shards and (scalars := [name for name, each in skeleton.named_parameters() if not each.ndim]):
-        raise UnsupportedModelError(
-            f"{type(skeleton).__name__} has parameters that are single numbers ({scalars[0]}), which FSDP2 cannot "
-            "split: train it by --launch ddp or zero3"
-        )
-    size = run_dtype(run.config, run.checked.base).itemsize
-    whole: int = size * sum(parameter.numel() for parameter in skeleton.parameters())
+        skeleton = without_weights(base, trust_remote_code=config.trust_remote_code)
+    if run.shards:
+        require_splittable(skeleton)
+    if isinstance(config.tuning, QloraTuning):
+        return
+    whole: int = run_dtype(config, base).itemsize * sum(parameter.numel() for parameter in skeleton.parameters())
     processes = PartialState().num_processes
-    needed = -(-whole // processes) if run.shards else whole
-    device: Any = PartialState().device
+    sliced = run.shards and reads_slices(config.model, skeleton)
+    needed = -(-whole // processes) if sliced else whole
+    device: Any = run.arguments.device
     if needed <= (room := room_bytes(device)):
         return
-    share = f", {bytes_text(needed)} in each of {processes} processes," if run.shards else ""
-    more = -(-whole // max(room, 1)) + 1
+    share = f", {bytes_text(needed)} in each of {processes} processes," if sliced else ""
+    more = max(2, -(-whole // max(room, 1)))
+    split = (
+        f"split them over {more} processes or more by --launch fsdp2 --nproc {more}" if more < 1000 else "free memory"
+    )
     raise CheckpointError(
-        f"the weights of {run.config.model} take {bytes_text(whole)}{share} and this process has memory for "
-        f"{bytes_text(room)}: split them over at least {more} processes by --launch fsdp2 --nproc {more}, on as many "
-        "devices, or train in bfloat16 or by qlora; `skipwise plan` says what fits",
+        f"the weights of {config.model} take {bytes_text(whole)}{share} and this process has memory for "
+        f"{bytes_text(room)}: {split}, or train in bfloat16 or by qlora; `skipwise plan` says what fits",
         page="out-of-memory",
     )
 
@@ -106,8 +107,9 @@ def prepare(run: Session) -> None:
         "gradient_checkpointing": run.training[CHECKPOINTING],
         "mixed_precision": mixed_precision(run.arguments),
         "check_dilution": config.dilution,
-        # In the other processes of a parallel run, transformers writes no files.
-        "check_reload": PartialState().is_main_process,
+        # In the other processes of a parallel run, transformers writes no files. 4-bit weights that are packed for
+        # FSDP2 cannot be loaded again, and are not what the run leaves.
+        "check_reload": PartialState().is_main_process and not (run.shards and isinstance(config.tuning, QloraTuning)),
         "seed": config.seed,
     }
     verdicts = _probe_slice(run, probed) if run.shards else []

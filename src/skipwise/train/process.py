@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,7 +36,8 @@ def room_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     here = psutil.Process().memory_info()
-    rooms = [psutil.virtual_memory().available]
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+    rooms = [psutil.virtual_memory().available // beside]
     with contextlib.suppress(ImportError):
         import resource
 

@@ -28,7 +28,7 @@ from skipwise.train.fitting import smaller_batches
 from skipwise.train.folder import RunFolder
 from skipwise.train.guard import BadItems
 from skipwise.train.process import free_memory, reset_peak_bytes
-from skipwise.train.sharding import check_checkpoint, is_zero3
+from skipwise.train.sharding import check_processes, is_zero3
 from skipwise.train.validation import find_held_out_ends
 from skipwise.window import Window
 
@@ -199,7 +199,7 @@ def open_session(
     # Before the folder is claimed, as the processes of a parallel run learn here of one another.
     arguments = training_arguments(smaller_batches(resolved.config, most))
     checkpoint = folder.checkpoint(resolved.config) if resume else None
-    check_checkpoint(resolved.config, checkpoint)
+    check_processes(resolved.config, arguments, checkpoint)
     reset_peak_bytes()
     return Session(
         folder=folder,

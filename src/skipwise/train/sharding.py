@@ -1,4 +1,4 @@
-"""Models sharded over processes by DeepSpeed: loaded whole, trained in shards, gathered at the end."""
+"""Which engines divide a run, and models that DeepSpeed shards: loaded whole, trained so, gathered at the end."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ def is_zero3(arguments: "transformers.TrainingArguments") -> bool:
 
 
 def check_sharding(config: RunConfig, arguments: "transformers.TrainingArguments") -> None:
-    """Refuses two engines at a time, shards for one process, and a calibration of a sharded model.
+    """Refuses two engines at a time, and what needs the whole model of a sharded one.
 
     Raises:
         ConfigError: one of these.
@@ -31,10 +31,10 @@ def check_sharding(config: RunConfig, arguments: "transformers.TrainingArguments
             "setting 'parallel.shard' is true, and training.deepspeed splits the model too: leave one of them out",
             page="parallel-run",
         )
-    if config.parallel.shard and arguments.world_size == 1:
+    if config.parallel.shard and arguments.load_best_model_at_end:
         raise ConfigError(
-            "setting 'parallel.shard' is true, and this run has one process: give --launch fsdp2 --nproc with a number "
-            "of processes",
+            "setting 'training.load_best_model_at_end' is true, and 'parallel.shard' splits the model, into which no "
+            "checkpoint can be loaded at the end: leave it out, and give the best checkpoint to `skipwise eval`",
             page="parallel-run",
         )
     if config.calibrate and (config.parallel.shard or is_zero3(arguments)):
@@ -45,16 +45,30 @@ def check_sharding(config: RunConfig, arguments: "transformers.TrainingArguments
         )
 
 
-def check_checkpoint(config: RunConfig, checkpoint: Path | None) -> None:
-    """Refuses to split a model whose optimizer's state is whole in its checkpoint.
+def check_processes(config: RunConfig, arguments: "transformers.TrainingArguments", checkpoint: Path | None) -> None:
+    """Refuses shards for one process, and a checkpoint that another engine has written in its own form.
 
     Raises:
-        ConfigError: it is.
+        ConfigError: one of these.
     """
-    if config.parallel.shard and checkpoint is not None and not (checkpoint / OPTIMIZER_SHARDS).is_dir():
+    if config.parallel.shard and arguments.world_size == 1:
         raise ConfigError(
-            f"setting 'parallel.shard' is true, and {checkpoint.name} was written by processes that held the whole "
-            "optimizer's state: go on with the engine that the run was begun with, such as --launch ddp",
+            "setting 'parallel.shard' is true, and this run has one process: give --launch fsdp2 --nproc with a number "
+            "of processes",
+            page="parallel-run",
+        )
+    if checkpoint is None:
+        return
+    in_shards = (checkpoint / OPTIMIZER_SHARDS).is_dir()
+    if config.parallel.shard and not in_shards:
+        raise ConfigError(
+            f"setting 'parallel.shard' is true, and {checkpoint.name} was not written by --launch fsdp2: go on with "
+            "the engine that the run was begun with",
+            page="run-changed",
+        )
+    if in_shards and arguments.deepspeed is not None:
+        raise ConfigError(
+            f"training.deepspeed is set, and {checkpoint.name} was written by --launch fsdp2: go on with that",
             page="run-changed",
         )
 
