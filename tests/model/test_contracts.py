@@ -1,5 +1,6 @@
 """What `skipwise.model._transformers` takes for granted of the library, asked of the library itself."""
 
+import inspect
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ import torch
 from quantized_checkpoints import write_fp8
 from safetensors.torch import load_file
 from tiny_models import byte_tokenizer, family_config, tiny_model
-from transformers import AttentionInterface, AutoModelForCausalLM, FineGrainedFP8Config, PreTrainedModel
+from transformers import AttentionInterface, AutoModelForCausalLM, FineGrainedFP8Config, PreTrainedModel, Trainer
+from transformers.distributed import DistributedConfig
 from transformers.integrations import finegrained_fp8
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -62,6 +64,13 @@ def test_saving_runs_the_conversions_of_loading_in_reverse_unless_forgotten(chec
     model.save_pretrained(tmp_path / "saved")
     plain, saved = (load_file(folder / "model.safetensors") for folder in (checkpoint("llama"), tmp_path / "saved"))
     assert saved.keys() == plain.keys()
+
+
+def test_the_library_reads_slices_and_asks_who_saves() -> None:
+    """By the names that a split model depends on; `tests/train/test_fsdp.py` says what they do."""
+    assert {"fsdp_size", "fsdp_plan"} <= set(inspect.signature(DistributedConfig).parameters)
+    assert [*inspect.signature(PreTrainedModel.should_save_on_this_rank).parameters] == ["self", "is_main_process"]
+    assert "self.is_distributed_loading_by_transformers = " in inspect.getsource(Trainer.__init__)
 
 
 def test_partial_blocks_are_still_misread_by_the_library() -> None:

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,21 @@ def test_additions_leave_the_names_of_the_base(run: Any, tiny_checkpoint: Path, 
     """Buffers that belong to a checkpoint, and none that are computed."""
     model = family(tmp_path, tiny_checkpoint, "deepseek_v3", **FAMILIES["deepseek_v3"])
     assert set(weights(run("split", 2, model=model, tuning="lora"))) == set(weights(model))
+
+
+def test_a_models_own_code_is_written_with_it(run: Any, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder, code = (
+        tmp_path / "own",
+        "from transformers import LlamaForCausalLM\n\nclass Own(LlamaForCausalLM):\n    pass\n",
+    )
+    shutil.copytree(tiny_checkpoint, folder)
+    (folder / "modeling_own.py").write_text(code)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"architectures": ["Own"], "auto_map": {"AutoModelForCausalLM": "modeling_own.Own"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    split = run("split", 2, model=str(folder), trust_remote_code=True)
+    assert (split / "modeling_own.py").read_text() == code
+    assert type(AutoModelForCausalLM.from_pretrained(split, trust_remote_code=True)).__name__ == "Own"
 
 
 def test_rows_fewer_than_processes(run: Any, tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from skipwise.model.save import save_attention_scale, save_config, save_in_parts, save_model, share_weights
     from skipwise.model.saved import check_saved, first_layers
     from skipwise.model.shards import apart, empty_twin, reads_slices
-    from skipwise.model.slice import Slice, load_slice
+    from skipwise.model.slice import Slice, extent_of_slice, load_slice
     from skipwise.model.source import portability_note
     from skipwise.model.stored import StoredWeights, check_trainable, stored_weights
     from skipwise.model.tokenizer import embedding_rows, read_tokenizer
@@ -61,7 +61,7 @@ _NAMES_OF_MODULES = {
     "save": "save_attention_scale save_config save_in_parts save_model share_weights",
     "saved": "check_saved first_layers",
     "shards": "apart empty_twin reads_slices",
-    "slice": "load_slice Slice",
+    "slice": "extent_of_slice load_slice Slice",
     "source": "portability_note",
     "stored": "check_trainable stored_weights StoredWeights",
     "tokenizer": "embedding_rows read_tokenizer",
@@ -85,6 +85,7 @@ __all__ = [
     "dequantized",
     "embedding_rows",
     "empty_twin",
+    "extent_of_slice",
     "first_layers",
     "four_bit_layers",
     "four_bits",

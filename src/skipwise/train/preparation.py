@@ -13,7 +13,15 @@ from skipwise.allocator import give_back_free_memory
 from skipwise.config import QloraTuning
 from skipwise.doctor import doctor, doctor_of_slice, require_healthy
 from skipwise.errors import CheckpointError
-from skipwise.model import LoadedModel, apart, check_read_as_stored, load_model, reads_slices, without_weights
+from skipwise.model import (
+    LoadedModel,
+    apart,
+    check_read_as_stored,
+    extent_of_slice,
+    load_model,
+    reads_slices,
+    without_weights,
+)
 from skipwise.records.verdict import Verdict, refused_mask
 from skipwise.report.quantities import bytes_text
 from skipwise.train.arguments import CHECKPOINTING, mixed_precision
@@ -75,20 +83,23 @@ def require_room(run: Session) -> None:
     if isinstance(config.tuning, QloraTuning):
         return
     whole: int = run_dtype(config, base).itemsize * sum(parameter.numel() for parameter in skeleton.parameters())
-    processes = PartialState().num_processes
-    sliced = run.shards and reads_slices(config.model, skeleton)
-    needed = -(-whole // processes) if sliced else whole
+    needed, processes, why = whole, PartialState().num_processes, ""
+    if run.shards and reads_slices(config.model, skeleton):
+        extent = extent_of_slice(base, trust_remote_code=config.trust_remote_code)
+        if extent.num_layers is None and extent.reason:
+            why = f", all of them for its preflight, since {extent.reason},"
+        else:
+            needed = -(-whole // processes)
+            why = f", {bytes_text(needed)} in each of {processes} processes,"
     device: Any = run.arguments.device
     if needed <= (room := room_bytes(device)):
         return
-    share = f", {bytes_text(needed)} in each of {processes} processes," if sliced else ""
     more = max(2, -(-whole // max(room, 1)))
-    split = (
-        f"split them over {more} processes or more by --launch fsdp2 --nproc {more}" if more < 1000 else "free memory"
-    )
+    split = f"split them over {more} processes or more by --launch fsdp2 --nproc {more}"
     raise CheckpointError(
-        f"the weights of {config.model} take {bytes_text(whole)}{share} and this process has memory for "
-        f"{bytes_text(room)}: {split}, or train in bfloat16 or by qlora; `skipwise plan` says what fits",
+        f"the weights of {config.model} take {bytes_text(whole)}{why} and this process has memory for "
+        f"{bytes_text(room)}: {split if more < 1000 else 'free memory'}, or train in bfloat16 or by qlora; `skipwise "
+        "plan` says what fits",
         page="out-of-memory",
     )
 
