@@ -43,11 +43,11 @@ def plain_parts(model: Any, tuning: Tuning, dtype: torch.dtype | None = None) ->
 
 
 def _in_full(name: str, tensor: Tensor, layers: dict[str, Any]) -> Tensor:
-    """A parameter, dequantized if it is the weight of a layer in 4 bits."""
+    """A parameter, dequantized if it is the weight of a layer in 4 bits; beside such layers, on the CPU as they are."""
     path, _, leaf = name.rpartition(".")
     if path in layers and leaf == "weight" and is_four_bit(layers[path]):
         return dequantized(layers[path], tensor)
-    return tensor
+    return tensor.cpu() if layers else tensor
 
 
 def _merged(twin: Any, part: dict[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
