@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         built_around,
         longest_input,
         original_window,
+        put_tensor,
         rope_state,
         scaled_by,
         with_rope,
@@ -53,7 +54,8 @@ if TYPE_CHECKING:
 _NAMES_OF_MODULES = {
     "_transformers": "attention_of set_attention",
     "eight_bits": "check_weights hold_in_eight_bits Weights",
-    "extend": "built_around longest_input original_window rope_state scaled_by with_rope with_scaled_attention",
+    "extend": "built_around longest_input original_window put_tensor rope_state scaled_by with_rope "
+    "with_scaled_attention",
     "load": "check_loads_in_four_bits load_model LoadedModel read_config without_weights",
     "place": "named_path path_beside",
     "quantized": "check_read_as_stored dequantized four_bit_layers four_bits FourBits is_four_bit",
@@ -98,6 +100,7 @@ __all__ = [
     "original_window",
     "path_beside",
     "portability_note",
+    "put_tensor",
     "read_config",
     "read_tokenizer",
     "reads_slices",

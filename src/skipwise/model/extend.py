@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
@@ -186,6 +186,12 @@ def common_names(config: PreTrainedConfig) -> Mapping[str, Any]:
     return {common.get(name, name): value for name, value in config.to_dict().items()}
 
 
+def put_tensor(model: nn.Module, name: str, tensor: Tensor) -> None:
+    """Replaces a parameter or buffer of a model by its name."""
+    path, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(path), leaf, tensor)
+
+
 def without_parameters(
     model_class: type[PreTrainedModel], config: PreTrainedConfig, dtype: torch.dtype
 ) -> PreTrainedModel:
@@ -224,8 +230,7 @@ def built_around(
     computed = {name for name, _ in like.named_non_persistent_buffers()}
     stored = {name: buffer for name, buffer in like.named_buffers() if name not in computed}
     for name, tensor in (*parameters.items(), *stored.items()):
-        path, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(path), leaf, tensor)
+        put_tensor(model, name, tensor)
     model.generation_config = like.generation_config
     model.to(like.device)  # pyright: ignore[reportArgumentType]
     return model.train(like.training)

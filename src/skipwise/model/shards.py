@@ -15,7 +15,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from skipwise.model.extend import without_parameters
+from skipwise.model.extend import put_tensor, without_parameters
 from skipwise.model.source import locate, own_config, quiet_transformers
 from skipwise.model.stored import stored_as
 
@@ -70,11 +70,11 @@ def apart(model: PreTrainedModel) -> tuple[PreTrainedModel, dict[str, Tensor]]:
         slices[name] = parameter.to_local().detach()
         # Tied weights stay one parameter.
         stand_in = made.setdefault(id(parameter), nn.Parameter(_stand_in(parameter)))
-        _set(plain, name, stand_in)
+        put_tensor(plain, name, stand_in)
     computed = {name for name, _ in model.named_non_persistent_buffers()}
     for name, buffer in model.named_buffers():
         if name not in computed:
-            _set(plain, name, buffer)
+            put_tensor(plain, name, buffer)
     return plain.train(model.training), slices
 
 
@@ -100,8 +100,3 @@ def empty_twin(model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreT
 def _stand_in(like: Tensor) -> Tensor:
     """A tensor of this shape and dtype over a single number."""
     return torch.zeros(1, dtype=like.dtype).expand(like.shape)
-
-
-def _set(model: nn.Module, name: str, tensor: Tensor) -> None:
-    path, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(path), leaf, tensor)

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from skipwise.errors import UnsupportedModelError
+from skipwise.model import put_tensor
 from skipwise.names import first_line
 from skipwise.train.tuning import is_adapted
 
@@ -182,7 +183,7 @@ def _without_memory(model: nn.Module, names: Mapping[str, str]) -> None:
             empty = nn.Parameter(
                 torch.empty(parameter.shape, dtype=parameter.dtype, device="meta"), parameter.requires_grad
             )
-            _set(model, name, moved.setdefault(id(parameter), empty))
+            put_tensor(model, name, moved.setdefault(id(parameter), empty))
 
 
 def _fill(model: nn.Module, slices: Mapping[str, Tensor]) -> None:
@@ -206,8 +207,3 @@ def _fill(model: nn.Module, slices: Mapping[str, Tensor]) -> None:
         owners[name] = made[id(parameter)]
     # FSDP looks again at what it manages when a state is loaded.
     model.load_state_dict(owners, strict=False, assign=True)
-
-
-def _set(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
-    path, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(path), leaf, parameter)

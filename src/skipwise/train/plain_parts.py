@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from skipwise.config import QloraTuning, Tuning
-from skipwise.model import dequantized, empty_twin, is_four_bit
+from skipwise.model import dequantized, empty_twin, is_four_bit, put_tensor
 from skipwise.train.fsdp import parts, plain_name
 from skipwise.train.tuning import apply_tuning, is_adapted, is_lora_layer
 
@@ -59,7 +59,7 @@ def _merged(twin: Any, part: dict[str, Tensor], dtype: torch.dtype | None) -> di
     # What is trained in full beside additions may be wider than the model's own, which is in the part too.
     dtypes = {plain_name(name): tensor.dtype for name, tensor in part.items() if ".modules_to_save." not in name}
     for name, tensor in part.items():
-        _set(twin, name, nn.Parameter(tensor, requires_grad=False))
+        put_tensor(twin, name, nn.Parameter(tensor, requires_grad=False))
     paths = {path for path, module in twin.named_modules() if is_lora_layer(module)}
     touched = {path for path in paths if any(name.startswith(f"{path}.") for name in part)}
     # Inner ones first: experts have additions around additions.
@@ -72,19 +72,14 @@ def _merged(twin: Any, part: dict[str, Tensor], dtype: torch.dtype | None) -> di
     for path in touched:
         twin.get_submodule(path).merged_adapters.clear()
     for name, parameter in empty.items():
-        _set(twin, name, parameter)
+        put_tensor(twin, name, parameter)
     return plain
-
-
-def _set(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
-    path, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(path), leaf, parameter)
 
 
 def filled(twin: PreTrainedModel, weights: dict[str, Tensor]) -> PreTrainedModel:
     """A plain model with these weights, in place; others stay without memory."""
     for name, tensor in weights.items():
         if not tensor.is_meta:
-            _set(twin, name, nn.Parameter(tensor, requires_grad=False))
+            put_tensor(twin, name, nn.Parameter(tensor, requires_grad=False))
     twin.tie_weights()
     return twin
