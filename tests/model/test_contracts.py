@@ -66,7 +66,7 @@ def test_saving_runs_the_conversions_of_loading_in_reverse_unless_forgotten(chec
     assert saved.keys() == plain.keys()
 
 
-def test_the_library_reads_slices_and_asks_who_saves() -> None:
+def test_the_library_reads_rows_and_asks_who_saves() -> None:
     """By the names that a split model depends on; `tests/train/test_fsdp.py` says what they do."""
     assert {"fsdp_size", "fsdp_plan"} <= set(inspect.signature(DistributedConfig).parameters)
     assert [*inspect.signature(PreTrainedModel.should_save_on_this_rank).parameters] == ["self", "is_main_process"]

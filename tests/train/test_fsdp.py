@@ -249,9 +249,9 @@ from torch.distributed.fsdp import fully_shard
 from skipwise.model import apart, load_model
 dist.init_process_group("gloo")
 folder, out = sys.argv[1:]
-model, slices = apart(load_model(folder, dtype="float32", in_shards=True).model)
+model, rows = apart(load_model(folder, dtype="float32", in_shards=True).model)
 held = sum(p.untyped_storage().nbytes() for p in {id(p): p for p in model.parameters()}.values())
-torch.save({"slices": slices, "held": held, "buffers": dict(model.named_buffers())}, f"{out}-{dist.get_rank()}")
+torch.save({"rows": rows, "held": held, "buffers": dict(model.named_buffers())}, f"{out}-{dist.get_rank()}")
 dist.destroy_process_group()
 """
 
@@ -261,9 +261,9 @@ def test_each_process_reads_its_rows(tiny_checkpoint: Path, tmp_path: Path) -> N
     plain = AutoModelForCausalLM.from_pretrained(tiny_checkpoint, dtype=torch.float32)
     read = [torch.load(f"{tmp_path / 'read'}-{rank}") for rank in range(3)]
     for name, parameter in plain.named_parameters():
-        rows = torch.cat([each["slices"][name] for each in read])
+        rows = torch.cat([each["rows"][name] for each in read])
         assert torch.equal(rows, parameter), name
-        assert max(len(each["slices"][name]) for each in read) == -(-len(parameter) // 3)
+        assert max(len(each["rows"][name]) for each in read) == -(-len(parameter) // 3)
     for each in read:
         assert each["held"] < 1000, "stand-ins take no memory"
         for name, buffer in plain.named_buffers():

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from skipwise.model.rotary import rotary_tables
     from skipwise.model.save import save_attention_scale, save_config, save_in_parts, save_model, share_weights
     from skipwise.model.saved import check_saved, first_layers
-    from skipwise.model.shards import apart, empty_twin, reads_slices
+    from skipwise.model.shards import apart, empty_twin, reads_rows
     from skipwise.model.slice import Slice, extent_of_slice, load_slice
     from skipwise.model.source import portability_note
     from skipwise.model.stored import StoredWeights, check_trainable, stored_weights
@@ -62,7 +62,7 @@ _NAMES_OF_MODULES = {
     "rotary": "rotary_tables",
     "save": "save_attention_scale save_config save_in_parts save_model share_weights",
     "saved": "check_saved first_layers",
-    "shards": "apart empty_twin reads_slices",
+    "shards": "apart empty_twin reads_rows",
     "slice": "extent_of_slice load_slice Slice",
     "source": "portability_note",
     "stored": "check_trainable stored_weights StoredWeights",
@@ -103,7 +103,7 @@ __all__ = [
     "put_tensor",
     "read_config",
     "read_tokenizer",
-    "reads_slices",
+    "reads_rows",
     "rope_state",
     "rotary_tables",
     "save_attention_scale",

@@ -28,7 +28,7 @@ from skipwise.model.gptj import as_loaded, is_gptj, phi_parameters
 from skipwise.model.place import ModelSource
 from skipwise.model.quantized import FourBits, check_quantizable, keep_packed_as_trained
 from skipwise.model.rotary import refusal_reason
-from skipwise.model.shards import reads_slices, slices_of
+from skipwise.model.shards import reads_rows, rows_of
 from skipwise.model.source import (
     locate,
     one_line_errors,
@@ -122,11 +122,11 @@ def load_model(
             set_attention(target, attention)
             model = built_around(PhiForCausalLM, target, phi_parameters(gptj), gptj)
         else:
-            slices = None
+            rows = None
             if in_shards and quantization is None:
                 skeleton = without_weights(target, trust_remote_code=trust_remote_code)
-                slices = slices_of(skeleton) if reads_slices(source, skeleton) else None
-            model = _load_weights(place, target, dtype, attention, quantization, trust_remote_code, slices)
+                rows = rows_of(skeleton) if reads_rows(source, skeleton) else None
+            model = _load_weights(place, target, dtype, attention, quantization, trust_remote_code, rows)
     # A tokenizer warns of texts longer than this, or cuts them.
     if tokenizer is not None:
         tokenizer.model_max_length = max(tokenizer.model_max_length, rope_state(model.config).maximum)
@@ -220,7 +220,7 @@ def _load_weights(
     attention: str | None,
     quantization: FourBits | None,
     trust_remote_code: bool,
-    slices: Any = None,
+    rows: Any = None,
 ) -> PreTrainedModel:
     """Builds the model from the config and loads its weights. A missing weight is an error."""
     arguments: dict[str, Any] = {**place.file_arguments, "config": config, "dtype": _parameter_dtype(dtype, place)}
@@ -228,8 +228,8 @@ def _load_weights(
         arguments["attn_implementation"] = attention
     if quantization is not None:
         arguments |= {"quantization_config": quantization.settings, "device_map": {"": quantization.device}}
-    if slices is not None:
-        arguments["distributed_config"] = slices
+    if rows is not None:
+        arguments["distributed_config"] = rows
     if place.gguf_file is None:
         arguments["use_safetensors"] = True
     else:

@@ -1,6 +1,6 @@
-"""Models for a group of processes that never hold one whole: each process reads its slice of every weight.
+"""Models for a group of processes that never hold one whole: each process reads its rows of every weight.
 
-The transformers library reads the slices from safetensors, with the conversions of each model family; `apart` takes
+The transformers library reads the rows from safetensors, with the conversions of each model family; `apart` takes
 them out of its model. What is left has no weights: each parameter is a stand-in that shows shape, dtype and device, and
 takes no memory.
 """
@@ -23,8 +23,8 @@ _WHOLE = ("gptj", "baichuan")
 """Types of models that become another family's while they are loaded."""
 
 
-def reads_slices(source: str | Path, skeleton: PreTrainedModel) -> bool:
-    """Whether `load_model(source, in_shards=True)` reads slices, and not all of the weights.
+def reads_rows(source: str | Path, skeleton: PreTrainedModel) -> bool:
+    """Whether `load_model(source, in_shards=True)` reads rows, and not all of the weights.
 
     That takes safetensors that are neither quantized nor in another family's layout. The library cannot join experts
     for a process that gets none of them.
@@ -39,8 +39,8 @@ def reads_slices(source: str | Path, skeleton: PreTrainedModel) -> bool:
     return place.gguf_file is None and not is_converted and stored_as(skeleton.config) is None and not few
 
 
-def slices_of(skeleton: PreTrainedModel) -> Any:
-    """The `distributed_config` of `from_pretrained` by which each process reads its slice of every parameter."""
+def rows_of(skeleton: PreTrainedModel) -> Any:
+    """The `distributed_config` of `from_pretrained` by which each process reads its rows of every parameter."""
     from transformers.distributed import DistributedConfig
 
     # Which modules are gathered together does not matter, as the model is taken apart again; of this style, they come
@@ -50,24 +50,24 @@ def slices_of(skeleton: PreTrainedModel) -> Any:
 
 
 def apart(model: PreTrainedModel) -> tuple[PreTrainedModel, dict[str, Tensor]]:
-    """Takes a model that was read in slices apart.
+    """Takes a model that was read in rows apart.
 
     Args:
         model: as `load_model(in_shards=True)` returns it.
 
     Returns:
-        A plain model with stand-ins for parameters, and this process's slice of each by name: rows of the first axis,
-        cut as by `torch.chunk`. For a model that was read whole, the model itself and no slices.
+        A plain model with stand-ins for parameters, and this process's rows of each by name: of the first axis,
+        cut as by `torch.chunk`. For a model that was read whole, the model itself and no rows.
     """
     if not any(isinstance(parameter, DTensor) for parameter in model.parameters()):
         return model, {}
     vars(model.config).pop("distributed_config", None)
     plain = empty_twin(model)
-    slices: dict[str, Tensor] = {}
+    rows: dict[str, Tensor] = {}
     made: dict[int, nn.Parameter] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         assert isinstance(parameter, DTensor), name
-        slices[name] = parameter.to_local().detach()
+        rows[name] = parameter.to_local().detach()
         # Tied weights stay one parameter.
         stand_in = made.setdefault(id(parameter), nn.Parameter(_stand_in(parameter)))
         put_tensor(plain, name, stand_in)
@@ -75,7 +75,7 @@ def apart(model: PreTrainedModel) -> tuple[PreTrainedModel, dict[str, Tensor]]:
     for name, buffer in model.named_buffers():
         if name not in computed:
             put_tensor(plain, name, buffer)
-    return plain.train(model.training), slices
+    return plain.train(model.training), rows
 
 
 def empty_twin(model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:

@@ -70,13 +70,13 @@ def require_splittable(skeleton: PreTrainedModel) -> None:
         )
 
 
-def shard(model: nn.Module, slices: Mapping[str, Tensor], device: torch.device, precision: torch.dtype | None) -> None:
+def shard(model: nn.Module, rows: Mapping[str, Tensor], device: torch.device, precision: torch.dtype | None) -> None:
     """Splits a model over all processes, in place. All processes call this.
 
     Args:
         model: as it is trained, with or without low-rank additions; whole, or with stand-ins for the parameters in
-            `slices`.
-        slices: this process's rows of parameters, by their names in the plain model (`skipwise.model.shards`).
+            `rows`.
+        rows: this process's rows of parameters, by their names in the plain model (`skipwise.model.shards`).
         device: of this process.
         precision: 16-bit dtype of autocast, None without. Weights are gathered in bfloat16 if it is that; gradients
             are summed in float32.
@@ -85,10 +85,10 @@ def shard(model: nn.Module, slices: Mapping[str, Tensor], device: torch.device, 
     policy = MixedPrecisionPolicy()
     if precision is torch.bfloat16:
         policy = MixedPrecisionPolicy(precision, torch.float32, cast_forward_inputs=False)
-    sliced = {name: plain for name in _all_names(model) if (plain := plain_name(name)) in slices}
-    if lost := set(slices) - set(sliced.values()):
+    filled = {name: plain for name in _all_names(model) if (plain := plain_name(name)) in rows}
+    if lost := set(rows) - set(filled.values()):
         raise RuntimeError(f"weights that were read have no place in the model: {', '.join(sorted(lost)[:3])}")
-    _without_memory(model, sliced)
+    _without_memory(model, filled)
     # Not what peft puts around it, as validation does not enter by that.
     root: Any = model.get_base_model() if is_adapted(model) else model
     for module in (*layers_of(model).values(), root):
@@ -96,8 +96,8 @@ def shard(model: nn.Module, slices: Mapping[str, Tensor], device: torch.device, 
             fully_shard(other, mesh=mesh, mp_policy=policy)
         if module is root or any(True for _ in module.parameters()):
             fully_shard(module, mesh=mesh, mp_policy=policy)
-    if sliced:
-        _fill(model, {name: slices[plain] for name, plain in sliced.items()})
+    if filled:
+        _fill(model, {name: rows[plain] for name, plain in filled.items()})
 
 
 def _of_other_dtypes(model: nn.Module) -> list[nn.Module]:
@@ -186,22 +186,22 @@ def _without_memory(model: nn.Module, names: Mapping[str, str]) -> None:
             put_tensor(model, name, moved.setdefault(id(parameter), empty))
 
 
-def _fill(model: nn.Module, slices: Mapping[str, Tensor]) -> None:
+def _fill(model: nn.Module, rows: Mapping[str, Tensor]) -> None:
     """Puts this process's rows into the parameters on the meta device."""
     made: dict[int, nn.Parameter] = {}
     owners: dict[str, nn.Parameter] = {}
     seen: set[int] = set()
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        if name not in slices:
+        if name not in rows:
             continue
         if id(parameter) not in made:
-            rows = slices[name]
+            own = rows[name]
             # Norms and embeddings that are trained beside low-rank additions have frozen twins.
-            rows = rows.to(parameter.dtype, copy=rows.data_ptr() in seen)
-            seen.add(rows.data_ptr())
+            own = own.to(parameter.dtype, copy=own.data_ptr() in seen)
+            seen.add(own.data_ptr())
             spread: Any = parameter
             filled = DTensor.from_local(
-                rows, spread.device_mesh, spread.placements, run_check=False, shape=spread.shape, stride=spread.stride()
+                own, spread.device_mesh, spread.placements, run_check=False, shape=spread.shape, stride=spread.stride()
             )
             made[id(parameter)] = nn.Parameter(filled, parameter.requires_grad)
         owners[name] = made[id(parameter)]

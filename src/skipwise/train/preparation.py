@@ -19,7 +19,7 @@ from skipwise.model import (
     check_read_as_stored,
     extent_of_slice,
     load_model,
-    reads_slices,
+    reads_rows,
     without_weights,
 )
 from skipwise.records.verdict import Verdict, refused_mask
@@ -58,7 +58,7 @@ def load_to_train(run: Session) -> LoadedModel:
     """The same, on the device that it is trained on."""
     loaded = load(run)
     if run.shards:
-        plain, run.slices = apart(loaded.model)
+        plain, run.rows = apart(loaded.model)
         loaded = loaded._replace(model=plain)
         gc.collect()
         give_back_free_memory()
@@ -84,7 +84,7 @@ def require_room(run: Session) -> None:
         return
     whole: int = run_dtype(config, base).itemsize * sum(parameter.numel() for parameter in skeleton.parameters())
     needed, processes, why = whole, PartialState().num_processes, ""
-    if run.shards and reads_slices(config.model, skeleton):
+    if run.shards and reads_rows(config.model, skeleton):
         extent = extent_of_slice(base, trust_remote_code=config.trust_remote_code)
         if extent.num_layers is None and extent.reason:
             why = f", all of them for its preflight, since {extent.reason},"

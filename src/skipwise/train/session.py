@@ -51,7 +51,7 @@ class Session:
         began: `time.monotonic` when it began.
         corpus: the documents, without the held-out ends of some; None until the run is resolved.
         loaded: the model that is trained, and its tokenizer.
-        slices: this process's rows of parameters whose stand-ins `loaded` has (`skipwise.model.shards`).
+        rows: this process's rows of parameters whose stand-ins `loaded` has (`skipwise.model.shards`).
         verdicts: of the preflight.
         context: the processes that hold each window together; None if each has windows of its own.
     """
@@ -67,7 +67,7 @@ class Session:
     began: float = dataclasses.field(default_factory=time.monotonic)
     corpus: Corpus | None = None
     loaded: LoadedModel | None = None
-    slices: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    rows: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     verdicts: list[Verdict] = dataclasses.field(default_factory=list)
     context: ContextGroup | None = None
 
@@ -141,7 +141,7 @@ class Session:
 
     def begin_again(self) -> None:
         """Goes back to the last checkpoint, or the beginning, with what has been found to fit into memory."""
-        self.loaded, self.slices = None, {}
+        self.loaded, self.rows = None, {}
         self.arguments = training_arguments(self.config)
         self.checkpoint = newest_sound(self.folder.path, logger.warning)
         free_memory()

@@ -107,8 +107,8 @@ def _train(run: Session) -> Trained:
     if run.shards:
         if run.checkpoint is not None and is_adapted(model):
             restore_additions(model, run.checkpoint)
-        shard(model, run.slices, run.arguments.device, mixed_precision(run.arguments))
-        run.slices = {}
+        shard(model, run.rows, run.arguments.device, mixed_precision(run.arguments))
+        run.rows = {}
     stop, log = StopOnRequest(logger.warning), RunLog(run.folder.path, run.checkpoint)
     run.arguments.eval_on_start = is_validation_due(run.checkpoint)
     trainer = (ShardedTrainer if run.shards else SkipwiseTrainer)(
