@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import transformers
 from accelerate import PartialState
+from transformers import PreTrainedModel
 
 from skipwise.calibrate import require_calibratable
 from skipwise.config.stages import short_stage
@@ -33,6 +34,8 @@ from skipwise.train.tuning import apply_tuning, is_adapted, restore_additions
 from skipwise.train.validation import build_validation, tell_held_out_ends
 
 if TYPE_CHECKING:
+    from peft import PeftModel
+
     from skipwise.train.trainer import SkipwiseTrainer
 
 logger = logging.getLogger("skipwise")
@@ -81,7 +84,6 @@ def train(run: Session) -> Trained:
 
 def _train(run: Session) -> Trained:
     # Loads the whole Trainer of transformers.
-    from skipwise.train.fsdp import shard
     from skipwise.train.trainer import ShardedTrainer, SkipwiseTrainer, is_validation_due, stream_places
 
     transformers.set_seed(run.config.seed)
@@ -101,14 +103,7 @@ def _train(run: Session) -> Trained:
         to_calibrate_on = calibration_documents(corpus, run.window.target)
         require_calibratable(loaded.model, loaded.tokenizer, to_calibrate_on)
     record = _begin(run, corpus, made)
-    use_chunked_loss(loaded.model, distill=config.loss.distill)
-    model = apply_tuning(loaded.model, config.tuning)
-    keep_for_the_loss(model, run.arguments)
-    if run.shards:
-        if run.checkpoint is not None and is_adapted(model):
-            restore_additions(model, run.checkpoint)
-        shard(model, run.rows, run.arguments.device, mixed_precision(run.arguments))
-        run.rows = {}
+    model = _model_to_train(run, loaded.model)
     stop, log = StopOnRequest(logger.warning), RunLog(run.folder.path, run.checkpoint)
     run.arguments.eval_on_start = is_validation_due(run.checkpoint)
     trainer = (ShardedTrainer if run.shards else SkipwiseTrainer)(
@@ -142,6 +137,21 @@ def _train(run: Session) -> Trained:
         record=record,
         finished=finished,
     )
+
+
+def _model_to_train(run: Session, model: PreTrainedModel) -> "PreTrainedModel | PeftModel":
+    """The model with the chunked loss and what is trained beside it, split if the run splits it."""
+    use_chunked_loss(model, distill=run.config.loss.distill)
+    tuned = apply_tuning(model, run.config.tuning)
+    keep_for_the_loss(tuned, run.arguments)
+    if run.shards:
+        from skipwise.train.fsdp import shard
+
+        if run.checkpoint is not None and is_adapted(tuned):
+            restore_additions(tuned, run.checkpoint)
+        shard(tuned, run.rows, run.arguments.device, mixed_precision(run.arguments))
+        run.rows = {}
+    return tuned
 
 
 def _layout(run: Session) -> Layout:
