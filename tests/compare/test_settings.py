@@ -109,6 +109,8 @@ def test_yaml_gives_back_the_same_comparison(tmp_path: Any) -> None:
     [
         ({"arms": ["poze"]}, ["'poze'", "'pose'"]),
         ({"arms": []}, ["'arms'"]),
+        ({"parallel": {"shard": True}}, ["arm 'base'", "parallel.shard"]),
+        ({"parallel": {"context": 2}}, ["arm 'base'", "parallel.context"]),
         ({"arms": "pose"}, ["'arms'"]),
         ({"arms": ["pose", "pose"]}, ["'arms'", "'pose'"]),
         ({"arms": [{"like": "pose"}]}, ["'arms'"]),

@@ -97,6 +97,8 @@ def test_the_verb_has_the_agent_start_it(tmp_path: Path, monkeypatch: pytest.Mon
     ("flags", "named"),
     [
         (["--set=parallel.shard=true"], "parallel.shard"),
+        (["--launch", "fsdp2", "--nproc", "2", "--set=calibrate=true"], "'calibrate'"),
+        (["--launch", "fsdp2", "--nproc", "2", "--set=training.load_best_model_at_end=true"], "load_best_model_at_end"),
         (["--nproc", "2"], "--nproc"),
         (["--nnodes", "2"], "--nnodes"),
         (["--launch", "zero4"], "--launch is 'zero4'"),

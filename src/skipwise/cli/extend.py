@@ -162,6 +162,7 @@ def _launch(
     import torch
     import yaml
 
+    from skipwise.config import RunConfig
     from skipwise.launch import Launch
     from skipwise.records.runs import SETTINGS_FILE, Run
     from skipwise.train import check_run
@@ -176,6 +177,7 @@ def _launch(
     try:
         # What the run leaves open stays open: every process resolves it alike.
         written = made.write(run.given_settings(), folder)
+        RunConfig.from_mapping(written)  # The engine may not go with the rest; else each process would say so.
         settings = folder / SETTINGS_FILE
         settings.write_text(yaml.safe_dump(written, sort_keys=False), encoding="utf-8")
     except OSError as error:

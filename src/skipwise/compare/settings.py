@@ -95,9 +95,16 @@ class Arm(StrictModel):
     def run_config(self, shared: Mapping[str, Any]) -> RunConfig:
         """The same, validated; a ConfigError names the arm."""
         try:
-            return RunConfig.from_mapping(self.run_settings(shared))
+            run = RunConfig.from_mapping(self.run_settings(shared))
         except SkipwiseError as error:
             raise ConfigError(f"arm {self.name!r}: {error}", page=error.page) from error
+        if run.parallel.context > 1 or run.parallel.shard:
+            raise ConfigError(
+                f"arm {self.name!r}: a comparison trains each arm in one process: leave parallel.context and "
+                "parallel.shard out",
+                page="parallel-run",
+            )
+        return run
 
     @classmethod
     def from_setting(cls, given: Any) -> "Arm":

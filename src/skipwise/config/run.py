@@ -23,6 +23,7 @@ from pydantic import BeforeValidator, Field, ValidationError, field_validator, m
 from skipwise.config.base import Length, Share, StrictModel, as_length
 from skipwise.config.loss import LossConfig
 from skipwise.config.mixture import SourceConfig, check_mixture, places_of, sources_of
+from skipwise.config.parallel import ParallelConfig
 from skipwise.config.reading import explain, merge_settings, read_settings, with_kinds
 from skipwise.config.recipes import AUTO, RECIPES
 from skipwise.errors import ConfigError
@@ -292,20 +293,6 @@ class GuardConfig(StrictModel):
     rise: float = Field(default=4.0, gt=0.0)
 
 
-class ParallelConfig(StrictModel):
-    """How processes share windows.
-
-    Attributes:
-        context: size of context parallelism: number of processes that split each window among them, for windows that do
-            not fit one device.
-        shard: splits parameters, gradients and optimizer state over all processes (FSDP2), for models that do not fit
-            one device. `--launch fsdp2` sets it.
-    """
-
-    context: int = Field(default=1, ge=1)
-    shard: bool = False
-
-
 class RunConfig(StrictModel):
     """One run of `extend`.
 
@@ -389,6 +376,7 @@ class RunConfig(StrictModel):
                 "a mask, which parts of a window cannot be given: leave one of them out",
                 page="parallel-run",
             )
+        self.parallel.check(calibrate=self.calibrate, training=self.training)
         self.loss.check(context=self.parallel.context, streaming=self.data.streaming)
         if self.growth and self.growth[0].changes_nothing:
             raise ConfigError(

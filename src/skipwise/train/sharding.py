@@ -31,13 +31,7 @@ def check_sharding(config: RunConfig, arguments: "transformers.TrainingArguments
             "setting 'parallel.shard' is true, and training.deepspeed splits the model too: leave one of them out",
             page="parallel-run",
         )
-    if config.parallel.shard and arguments.load_best_model_at_end:
-        raise ConfigError(
-            "setting 'training.load_best_model_at_end' is true, and 'parallel.shard' splits the model, into which no "
-            "checkpoint can be loaded at the end: leave it out, and give the best checkpoint to `skipwise eval`",
-            page="parallel-run",
-        )
-    if config.calibrate and (config.parallel.shard or is_zero3(arguments)):
+    if config.calibrate and is_zero3(arguments):
         raise ConfigError(
             "setting 'calibrate' reads long documents with the whole model, and this run splits it over processes: "
             "leave it out, and call `skipwise calibrate` on what the run leaves",
