@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,13 @@ from serve.running import serving
 from skipwise.cli import main
 from skipwise.cli.serve import _name_of
 from skipwise.cli.serve_engines import Asked, embedded
+from skipwise.cli.serve_requests import requests_told
 from skipwise.errors import UnsupportedModelError
 from skipwise.inference.generate import LocalEngine
 from skipwise.inference.modes import TwoModes
 from skipwise.model import load_model, save_model
 from skipwise.rope import INTERPOLATIONS
+from skipwise.runtime.session import Session
 from skipwise.serve.backends import Embedded, Prompts
 from skipwise.serve.keys import change_role, create_key
 from skipwise.serve.refusals import Refusal
@@ -147,6 +150,27 @@ def test_what_is_served_keeps_nothing_of_a_request_that_is_done(serve: Callable[
     serve(backend=made).client().completions.create(model="m", prompt=list(range(4, 204)), max_tokens=2)
     gc.collect()
     assert not [one for one in gc.get_objects() if issubclass(type(one), Cache)]
+
+
+def test_the_thread_that_listens_has_computed_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or its OpenMP threads would slow down those of the thread that computes; see `runtime.thread`."""
+    threads: dict[str, threading.Thread] = {}
+
+    def watched(owner: Any, name: str) -> None:
+        original = getattr(owner, name)
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            threads[name] = threading.current_thread()
+            return original(*arguments, **named)
+
+        monkeypatch.setattr(owner, name, call)
+
+    watched(TwoModes, "load")
+    watched(Session, "step")
+    backend = embedded(Asked(model="embedded", base=None, name="m", turns=Turns()), "dynamic", "full")
+    assert requests_told(backend, None, measure=True).costs
+    assert set(threads) == {"load", "step"}
+    assert threading.main_thread() not in threads.values()
 
 
 @pytest.mark.slow

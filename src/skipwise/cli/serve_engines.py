@@ -57,16 +57,19 @@ def embedded(asked: Asked, cache: str, weights: "Weights") -> "Backend":
 
         from skipwise.inference.generate import LocalEngine
         from skipwise.inference.modes import TwoModes
+        from skipwise.runtime.thread import in_own_thread
         from skipwise.serve.backends import Embedded
 
-    modes = TwoModes.load(
-        asked.model,
-        base=asked.base,
-        device=PartialState().device,
-        dtype=asked.dtype,
-        attention=asked.attention,
-        trust_remote_code=asked.trust_remote_code,
-        weights=weights,
+    modes = in_own_thread(
+        lambda: TwoModes.load(
+            asked.model,
+            base=asked.base,
+            device=PartialState().device,
+            dtype=asked.dtype,
+            attention=asked.attention,
+            trust_remote_code=asked.trust_remote_code,
+            weights=weights,
+        )
     )
     # No prefix is kept: what one key sent never serves another, and memory is free when a request is done.
     engine = LocalEngine(modes, name=asked.name, cache=cache, prefixes=0)

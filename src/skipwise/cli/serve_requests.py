@@ -88,6 +88,7 @@ def _measured(backend: Embedded, wanted: Sequence[Span]) -> tuple[int, Sequence[
     """Bytes of the weights of all modes, and what requests cost."""
     from skipwise.model import embedding_rows
     from skipwise.runtime.chunks import free_bytes
+    from skipwise.runtime.thread import in_own_thread
 
     engine: Any = backend.engine
     models = [engine.modes.model(mode) for mode in engine.modes.modes]
@@ -95,7 +96,7 @@ def _measured(backend: Embedded, wanted: Sequence[Span]) -> tuple[int, Sequence[
     model = models[0]
     vocabulary = min(embedding_rows(one.config) for one in models)
     bench = Bench(engine, Work.of(model), vocabulary, free_bytes=free_bytes(model.device))
-    return sum(weights.values()), bench.measure(wanted)
+    return sum(weights.values()), in_own_thread(lambda: bench.measure(wanted))
 
 
 def _cells(span: Span, cost: RequestCost | None) -> tuple[str, ...]:

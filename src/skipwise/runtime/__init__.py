@@ -9,5 +9,6 @@ length_rope.py    RoPE that follows the input's length, and the lengths at which
 forward.py        scores
 decode.py         greedy answers in batches, and the tokens that end one
 peak.py           the most memory in use
+thread.py         a thread for work before a server's own computes
 _transformers.py  what has no public name in transformers and torch
 """
