@@ -22,6 +22,7 @@ ORDER = (
     "files",
     "allocator",
     "imports",
+    "bars",
     # pure: numpy and the standard library only
     "own_samplers",
     "positions",

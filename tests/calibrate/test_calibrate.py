@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tqdm import tqdm
 
+from skipwise.bars import Bar
 from skipwise.calibrate import Search, calibrate, require_calibratable
 from skipwise.cli.evaluate_documents import HeldOut
 from skipwise.config import DataConfig
@@ -121,13 +121,13 @@ def test_every_bar_ends_at_its_end(
 ) -> None:
     ended: dict[str, list[tuple[int, int]]] = {}
 
-    class Bar(tqdm):
+    class Watched(Bar):
         def close(self) -> None:
             if not self.disable:
                 ended.setdefault(self.desc, []).append((self.n, self.total))
             super().close()
 
-    monkeypatch.setattr(sys.modules["skipwise.calibrate"], "tqdm", Bar)
+    monkeypatch.setattr(sys.modules["skipwise.calibrate"], "Bar", Watched)
     calibrate(*loaded, documents, [TARGET], search=QUICK, progress=True)
     assert [*ended] == ["perplexity of factors", "passkeys of factors"]
     assert all(done == total for bars in ended.values() for done, total in bars), ended

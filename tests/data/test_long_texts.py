@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tiny_models import byte_tokenizer
 from tokenizer_kinds import END, KINDS, THINK, tokenizer_of_kind
 
+from skipwise import bars
 from skipwise.data.documents import threads
 from skipwise.data.tokens import Encoder, TextEncoder, texts
 from skipwise.data.tokens.long_texts import encode_in_pieces
@@ -104,8 +105,9 @@ def test_the_bar_moves_within_a_document(
 ) -> None:
     monkeypatch.setattr(texts, "PIECE", 2000)
     monkeypatch.setattr(threads, "_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(bars, "LINE_SECONDS", 0.0)
     (tmp_path / "one.txt").write_text("a word and another. " * 20_000, encoding="utf-8")
     build_store(tmp_path / "one.txt", byte_tokenizer(), min_tokens=2, cache_dir=tmp_path / "cache")
-    shown = {line.split("%")[0].split()[-1] for line in capfd.readouterr().err.split("\r") if "%" in line}
+    shown = {line.split("%")[0].split()[-1] for line in capfd.readouterr().err.splitlines() if "%" in line}
     assert "100" in shown
     assert len(shown & {str(share) for share in range(1, 100)}) >= 2

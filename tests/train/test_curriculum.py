@@ -254,6 +254,20 @@ def test_an_exercise_asks_for_the_key_it_hides_and_for_nothing_else(tokenizer: A
     assert 8 < in_filler < 32
 
 
+def test_keys_stand_before_the_skip_and_half_of_them_repeat_digits(tokenizer: Any, store: TokenStore) -> None:
+    exercises, across, few = exercises_of(tokenizer, store, window=Window(train=700, original=256, target=4096)), 0, 0
+    for place in range(200):
+        ids, positions, *_ = exercises.at(place)
+        (skip,) = np.flatnonzero(np.diff(positions) > 1)[-1:] if (np.diff(positions) > 1).any() else (len(ids),)
+        before = tokenizer.decode(ids[: skip + 1])
+        (key,) = re.findall(r"The pass key is (\d{5})$", tokenizer.decode(ids))
+        across += "The pass key is" in before
+        few += len(set(key)) <= 3
+    assert across > 130, "85 of keys at any place; a key cannot stand before a skip in the instruction"
+    # Of five independent digits, 21% have three different ones or fewer.
+    assert 0.5 < few / 200 < 0.75
+
+
 def test_exercises_are_in_the_language_that_is_set(tokenizer: Any, store: TokenStore) -> None:
     window = Window(train=700, original=256, target=2048)
     items = TrainingItems(store, PoSE(), window, 0)

@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
+from skipwise.bars import Bar
 from skipwise.calibrate.choice import UNCHANGED, FactorScores, Rule, scores_json
 from skipwise.distributed import process_state
 from skipwise.errors import CheckpointError, ConfigError
@@ -277,7 +277,7 @@ class _Trial:
     def _shown(self, items: Sequence[Any], doing: str) -> Iterable[Any]:
         """The items, under a bar."""
         shown = self._context.progress and process_state().is_main_process
-        return tqdm(items, desc=doing, disable=not shown, leave=False)
+        return Bar(items, desc=doing, disable=not shown, leave=False)
 
     def _with_perplexities(self, scale: float) -> FactorScores:
         context = self._context_with(scale)

@@ -27,8 +27,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
+from skipwise.bars import Bar
 from skipwise.distributed import process_state
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.evals.prompts import texts_of_any_length
@@ -171,7 +171,7 @@ def search_frequencies(
             return math.inf
 
     shown = progress and process_state().is_main_process
-    with tqdm(total=search.candidates, desc=f"frequencies of {search.kind}", disable=not shown, leave=False) as bar:
+    with Bar(total=search.candidates, desc=f"frequencies of {search.kind}", disable=not shown, leave=False) as bar:
         candidates = Candidates(objective, search.candidates, bar.update)
         rng = np.random.default_rng([seed, len(KINDS)])
         if search.kind == "yarn":

@@ -182,13 +182,12 @@ def _answer(
     as_json: bool,
 ) -> None:
     """Generates and prints the text: as it comes, at the end, or as JSON. Raises DataError when memory runs out."""
-    from tqdm import tqdm
-
+    from skipwise.bars import Bar
     from skipwise.cli.generate_stats import Progress
     from skipwise.train.process import ran_out_of_memory
 
     text, length = "", len(request.prompt_ids)
-    bar = tqdm(total=length, desc="reading the prompt", unit="token", delay=2, leave=False, disable=as_json)
+    bar = Bar(total=length, desc="reading the prompt", unit="token", delay=2, leave=False, disable=as_json)
     with engine.start(request) as generation, bar:
         progress = Progress(engine, generation)
         while not generation.is_done:

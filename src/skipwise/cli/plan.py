@@ -224,8 +224,7 @@ def _calibrated(
     how: dict[str, Any],
 ) -> "CalibratedPlanning":
     """Measures this machine; first checks the plan, since measuring takes minutes."""
-    from tqdm import tqdm
-
+    from skipwise.bars import Bar
     from skipwise.plan import PlanConfig, check_plan
     from skipwise.plan.measure import calibrate_plan, check_machine
     from skipwise.plan.shape import model_shape
@@ -236,7 +235,7 @@ def _calibrated(
     longest = min(window.original, 2048)
     lengths = (longest // 2, longest)
     form = "{desc}: {n_fmt} of {total_fmt} done, {elapsed} so far, {remaining} left"
-    with tqdm(total=1 + len(lengths), desc="measuring this machine", bar_format=form, leave=False) as bar:
+    with Bar(total=1 + len(lengths), desc="measuring this machine", bar_format=form, leave=False) as bar:
 
         def tell(what: str) -> None:
             bar.update(0 if bar.desc.startswith("measuring") else 1)

@@ -20,10 +20,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from skipwise.allocator import give_back_free_memory
+from skipwise.bars import Bar
 from skipwise.doctor.bench import Bench, undisturbed
 from skipwise.doctor.checkpoint import local, loss, precision, reload, tables, unapplied
 from skipwise.doctor.chunks import causal, dilution, mask, positions, reach, rows, shift
@@ -75,7 +75,7 @@ def doctor(
         bench = Bench(model, window, interpolation, tokenizer, seed, mixed_precision)
         # None hides it where there is no terminal.
         hidden = None if os.environ.get("RANK", "0") == "0" else True
-        bar = tqdm(probes, desc="checking the model", unit="check", delay=2, leave=False, disable=hidden)
+        bar = Bar(probes, desc="checking the model", unit="check", delay=2, leave=False, disable=hidden)
         return [verdict for probe in bar if (verdict := _run(probe, bench)) is not None]
 
 

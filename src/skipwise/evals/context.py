@@ -12,8 +12,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
-from tqdm import tqdm
 
+from skipwise.bars import Bar
 from skipwise.distributed import process_state
 from skipwise.errors import ConfigError, DataError
 from skipwise.evals.cache import SampleCache, cache_key, hash_code, hash_model, library_versions
@@ -261,7 +261,7 @@ class EvalContext:
         measured: dict[int, Sample] = {}
         shown = self.progress and state.is_main_process and bool(mine)
         title = description or f"{task.name} at {length_tokens}"
-        with tqdm(desc=title, total=len(mine), disable=not shown, leave=False) as bar:
+        with Bar(desc=title, total=len(mine), disable=not shown, leave=False) as bar:
             for begin in range(0, len(mine), batch_items):
                 indices = mine[begin : begin + batch_items]
                 about = {"task": task.name, "length_tokens": length_tokens}

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
+from skipwise.bars import Bar
 from skipwise.data.language import language_of
 from skipwise.distributed import process_state
 from skipwise.errors import ConfigError, DataError
@@ -141,7 +141,7 @@ def _measurements(
 ) -> Iterator[Measurement]:
     """Runs the tasks, each at its lengths, under one bar in tokens: only that can tell the time left of it all."""
     shown = context.progress and process_state().is_main_process and sum(map(len, of_tasks)) > 1
-    with tqdm(
+    with Bar(
         desc="evaluation",
         total=sum(map(sum, of_tasks)),
         disable=not shown,

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 from transformers import AutoConfig
 
+from skipwise.bars import Bar
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.export import RECORD_FILE, card, check_base_weight, check_format, comparison, default_ending
 from skipwise.export.card import Exported
@@ -89,7 +89,7 @@ def export(
     _check_settings(to, dtype, engine, rank, folder)
     if base_weight is not None:
         check_base_weight(base_weight)
-    with tqdm(total=_STAGES, desc="load the model", disable=None if progress else True, leave=False) as bar:
+    with Bar(total=_STAGES, desc="load the model", disable=None if progress else True, leave=False) as bar:
         trained = load_trained(source, base=base, trust_remote_code=trust_remote_code)
         if to == "adapter":
             _check_adapter(trained, str(source), rank)

@@ -20,8 +20,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from tqdm import tqdm
 
+from skipwise.bars import Bar
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.files import new_folder
 
@@ -123,7 +123,7 @@ def _plain_tensors(
     files = [safe_open(path, framework="pt") for path in sorted(source.glob("*.safetensors"))]
     where = {name: file for file in files for name in file.keys()}  # noqa: SIM118 - the file is no mapping
     stems = {name.removesuffix(".qweight") for name in where if name.endswith(".qweight")}
-    for name in tqdm(sorted(where), desc=f"unpacking {source}", unit="tensor"):
+    for name in Bar(sorted(where), desc=f"unpacking {source}", unit="tensor"):
         stem, dot, part = name.rpartition(".")
         if stem not in stems or dot + part not in _PACKED:
             tensor = where[name].get_tensor(name)

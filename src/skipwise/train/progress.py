@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
-from tqdm import tqdm
 from transformers import TrainerCallback
 
+from skipwise.bars import Bar
 from skipwise.report.quantities import bytes_text, seconds_text
 from skipwise.train.process import on_stop_signals, peak_bytes
 from skipwise.window import length_label
@@ -137,13 +137,13 @@ class ProgressLine(TrainerCallback):
 
     def __init__(self, quiet: bool | None) -> None:
         self._quiet = bool(quiet)
-        self._bar: tqdm | None = None
+        self._bar: Bar | None = None
         self._losses = ShownLosses()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Opens the bar at the first step of this process."""
         if state.is_world_process_zero:
-            self._bar = tqdm(
+            self._bar = Bar(
                 total=state.max_steps, initial=state.global_step, desc="training", unit="step", disable=self._quiet
             )
 

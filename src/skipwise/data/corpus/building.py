@@ -24,11 +24,11 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from filelock import AcquireReturnProxy, FileLock, Timeout
-from tqdm import tqdm
 
+from skipwise.bars import Bar
 from skipwise.data.documents import Document, LocalFiles, PassedOver, Source
 from skipwise.data.store import FORMAT, StoreWriter, TokenFiles
 from skipwise.data.tokens import Encoder, Piece, tokenized
@@ -178,7 +178,7 @@ class _Progress:
         known = [size for size in sizes if size is not None]
         self._total = sum(known) if len(known) == len(sizes) else None
         self._shown = shown
-        self._bar: tqdm[NoReturn] | None = None
+        self._bar: Bar | None = None
         self._finished_bytes = self._finished = self._documents = self._tokens = 0
         # Characters read of the current part, and of the parts before it.
         self._characters = self._before = 0
@@ -234,12 +234,12 @@ class _Progress:
             counts["parts"] = f"{self._finished}/{len(self._parts)}"
         self._bar.set_postfix(counts, refresh=False)
 
-    def _begun(self, done: int) -> "tqdm[NoReturn]":
+    def _begun(self, done: int) -> Bar:
         if self._total is None:
-            return tqdm(desc="Tokenizing", unit=" documents", disable=not self._shown)
+            return Bar(desc="Tokenizing", unit=" documents", disable=not self._shown)
         # Parts finished earlier must not count towards the displayed speed.
         initial = done if len(self._parts) > 1 else 0
-        return tqdm(
+        return Bar(
             desc="Tokenizing", total=self._total, initial=initial, unit="B", unit_scale=True, disable=not self._shown
         )
 

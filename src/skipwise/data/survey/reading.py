@@ -10,11 +10,11 @@ import zlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, NoReturn, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
-from tqdm import tqdm
 
+from skipwise.bars import Bar
 from skipwise.data.documents import Document, PassedOver, Source, Sources, in_threads, split_point
 from skipwise.data.formats import UnreadableError
 from skipwise.data.language import language_of
@@ -277,5 +277,5 @@ def _excerpts(text: str) -> str:
     return "".join(text[begin : begin + _EXCERPT] for begin in begins)
 
 
-def _bar(total: int | None, shown: bool) -> "tqdm[NoReturn]":
-    return tqdm(desc="Reading", total=total, unit="B", unit_scale=True, delay=_QUIET_SECONDS, disable=not shown)
+def _bar(total: int | None, shown: bool) -> Bar:
+    return Bar(desc="Reading", total=total, unit="B", unit_scale=True, delay=_QUIET_SECONDS, disable=not shown)

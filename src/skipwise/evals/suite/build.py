@@ -10,8 +10,8 @@ from statistics import mode
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
+from skipwise.bars import Bar
 from skipwise.data.documents import Document, Sources, is_held_out, look_through
 from skipwise.data.tokens import encoder_of
 from skipwise.errors import ConfigError, DataError
@@ -72,7 +72,7 @@ def build_suite(
     _check_arguments(sorted(set(lengths)), num_items, kinds, seed)
     chosen = None if language is None else language_named(language)
     looked = look_through(source, field=field)
-    found = tqdm(looked.documents(), desc="Reading", unit=" documents", disable=not progress)
+    found = Bar(looked.documents(), desc="Reading", unit=" documents", disable=not progress)
     return build_suite_of(
         lambda: Collection(_held_out(found) if held_out else found, chosen),
         tokenizer,
@@ -176,7 +176,7 @@ def _add_items(
     """Makes and writes all items; returns the description of each kind, and the number of items that join documents."""
     described: dict[str, dict[str, Any]] = {}
     joined: dict[str, int] = {}
-    with tqdm(desc="Items", total=len(lengths) * len(kinds) * num, disable=not progress) as bar:
+    with Bar(desc="Items", total=len(lengths) * len(kinds) * num, disable=not progress) as bar:
         first = _first_items(makers, kinds, lengths, bar)
         for length, name in itertools.product(lengths, kinds):
             made = {item.kind: [item] for item in first[length, name]}

@@ -44,19 +44,20 @@ class PasskeyBuilder:
         self._instruction = opening_ids(tokenizer, language.passkey.instruction)
         self._filler = list(filler_ids) if filler_ids is not None else self._encode(language.passkey.filler)
 
-    def build(self, length_tokens: int, depth: float, rng: np.random.Generator) -> Prompt:
+    def build(self, length_tokens: int, depth: float, rng: np.random.Generator, key: str | None = None) -> Prompt:
         """Builds a prompt that has exactly `length_tokens` tokens together with its answer.
 
         Args:
             length_tokens: tokens of prompt and answer together.
             depth: position of the key, 0 (first) to 1 (last, right before the question).
             rng: source of the key and of the filler's start.
+            key: digits to take instead of a drawn key.
 
         Raises:
             ConfigError: instruction, key and question alone are longer than `length_tokens`.
         """
-        key, *parts = self._parts(rng)
-        needle, question, answer = parts
+        key = key or _drawn_key(rng)
+        needle, question, answer = parts = self._parts(key)
         room = length_tokens - len(self._instruction) - sum(map(len, parts))
         if room < 0:
             raise ConfigError(
@@ -80,12 +81,14 @@ class PasskeyBuilder:
 
     def shortest_tokens(self, rng: np.random.Generator) -> int:
         """Tokens of the shortest prompt and answer that `build` can make of these draws."""
-        _, *parts = self._parts(rng)
-        return len(self._instruction) + sum(map(len, parts))
+        return len(self._instruction) + sum(map(len, self._parts(_drawn_key(rng))))
 
-    def _parts(self, rng: np.random.Generator) -> tuple[str, list[int], list[int], list[int]]:
-        """A key, and the token ids of its needle, of the question and of the answer."""
-        key = "".join(str(digit) for digit in rng.integers(0, 10, size=5))
+    def _parts(self, key: str) -> tuple[list[int], list[int], list[int]]:
+        """The token ids of the needle, of the question and of the answer."""
         words = self._language.passkey
         question, (answer,) = split_answers(self._tokenizer, words.question, [self._language.answer(key)])
-        return key, self._encode(words.needle.format(key=key)), question, answer
+        return self._encode(words.needle.format(key=key)), question, answer
+
+
+def _drawn_key(rng: np.random.Generator) -> str:
+    return "".join(str(digit) for digit in rng.integers(0, 10, size=5))
