@@ -1,11 +1,18 @@
 """Progress bars where there is no terminal: lines that a person can read in a job's log."""
 
 import io
+import logging
 import re
+import sys
+import time
+from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
+import skipwise
 from skipwise.bars import LINE_SECONDS, Bar, Lines
+from skipwise.imports import LinesAboveBars
 
 
 def test_nested_bars_leave_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
@@ -51,7 +58,49 @@ def test_a_line_a_minute_and_at_once_what_is_new() -> None:
     ]
 
 
-def test_a_bar_that_is_hidden_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    for _ in Bar(range(3), desc="hidden", disable=True):
+@pytest.mark.parametrize("disable", [True, None])
+def test_a_bar_that_is_hidden_writes_nothing(disable: bool | None, capsys: pytest.CaptureFixture[str]) -> None:
+    """None hides where there is no terminal."""
+    for _ in Bar(range(3), desc="hidden", disable=disable):
         pass
     assert capsys.readouterr().err == ""
+
+
+def test_a_bar_that_waits_shows_once_its_time_has_come(capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in Bar(range(3), desc="slow", delay=0.01):
+        time.sleep(0.15)
+    assert capsys.readouterr().err.splitlines()[-1].startswith("slow: 100%")
+
+
+def test_log_lines_stand_between_those_of_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    with Bar(total=2, desc="work") as bar:
+        LinesAboveBars().emit(logging.makeLogRecord({"msg": "a warning"}))
+        bar.update(2)
+    assert [line.partition(":")[0] for line in capsys.readouterr().err.splitlines()] == ["work", "a warning", "work"]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_a_bar_is_that_of_tqdm(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    for kind in (Bar, tqdm):
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stderr", terminal := Terminal())
+            for _ in kind(range(3), desc="work", bar_format="{desc} {n}", mininterval=0):
+                pass
+        shown.append(terminal.getvalue())
+    assert shown[0] == shown[1]
+    assert "\r" in shown[0]
+
+
+def test_a_process_without_stderr_has_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    assert list(Bar(range(3), desc="unseen")) == [0, 1, 2]
+
+
+def test_every_bar_is_of_this_module() -> None:
+    using = [path.name for path in Path(skipwise.__file__).parent.rglob("*.py") if "import tqdm" in path.read_text()]
+    assert sorted(using) == ["bars.py", "imports.py"]

@@ -36,13 +36,22 @@ print(at_first, after, tasks(0))
 """
 
 INTERRUPTED = """
+import signal, time
 import torch
 from skipwise.runtime.thread import in_own_thread
 
+# A process that a shell starts in the background ignores interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+deadline = time.monotonic() + 60
+
 def work():
     print("at work", flush=True)
-    while True:
-        torch.ones(64, 64) @ torch.ones(64, 64)
+    try:
+        while time.monotonic() < deadline:
+            torch.ones(64, 64) @ torch.ones(64, 64)
+    finally:
+        print("the work is over", flush=True)
+        time.sleep(PAUSE)
 
 try:
     in_own_thread(work)
@@ -72,10 +81,19 @@ def test_the_threads_of_operators_end_with_the_work() -> None:
     assert on_main > at_first
 
 
-def test_an_interrupt_ends_the_work_and_no_process_is_aborted() -> None:
-    with subprocess.Popen([sys.executable, "-c", INTERRUPTED], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "at work\n"
-        process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=60)[0] == "interrupted\n"
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_interrupt_ends_the_work_and_no_process_is_aborted(times: int) -> None:
+    """Twice, as an impatient user does it: the second comes while the work is ending."""
+    script = INTERRUPTED.replace("PAUSE", "1.0" if times == 2 else "0.0")
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "at work\n"
+            process.send_signal(signal.SIGINT)
+            assert process.stdout.readline() == "the work is over\n"
+            if times == 2:
+                process.send_signal(signal.SIGINT)
+            assert process.communicate(timeout=60)[0] == "interrupted\n"
+        finally:
+            process.kill()
     assert process.returncode == 0

@@ -16,9 +16,8 @@ class Bar(tqdm):
 
     def __init__(self, *arguments: Any, **how: Any) -> None:
         self._is_lines = False
-        if not sys.stderr.isatty() and "ipykernel" not in sys.modules:
-            how = {"file": Lines(sys.stderr), "mininterval": LINE_SECONDS, "maxinterval": LINE_SECONDS, **how}
-            self._is_lines = isinstance(how["file"], Lines)
+        if not how.get("disable") and "file" not in how and not _is_screen(sys.stderr):
+            how["file"], self._is_lines = Lines(sys.stderr), True
         super().__init__(*arguments, **how)
 
     def moveto(self, n: int) -> None:
@@ -27,20 +26,28 @@ class Bar(tqdm):
             super().moveto(n)
 
 
-class Lines:
-    """What tqdm takes for a file: writes its texts as lines, one at a time.
+def _is_screen(stream: TextIO | None) -> bool:
+    """Whether bars can move on it: a terminal or a notebook. A process may have no stderr, or a closed one."""
+    try:
+        return "ipykernel" in sys.modules or (stream is not None and stream.isatty())
+    except (AttributeError, ValueError):
+        return False
 
-    The first one is written at once, and one with other words before its colon; others once a minute; and the last
-    one of a bar that stays.
+
+class Lines:
+    """What tqdm takes for a file: writes its texts as lines, few of them.
+
+    A bar's first text is written at once, and one with other words before its colon; others once a minute; and the
+    last one of a bar that stays (`leave`).
 
     Args:
-        out: takes the lines.
+        out: takes the lines; None for a process without stderr.
         clock: gives seconds.
     """
 
-    def __init__(self, out: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, out: TextIO | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._out, self._clock = out, clock
-        self._last, self._about, self._held = 0.0, "", ""
+        self._last, self._about, self._held, self._printed = 0.0, "", "", ""
 
     def write(self, text: str) -> None:
         """Takes what a bar writes: a carriage return before a text, or a line end after the last."""
@@ -60,9 +67,11 @@ class Lines:
 
     def flush(self) -> None:
         """Passes it on."""
-        self._out.flush()
+        if self._out is not None:
+            self._out.flush()
 
     def _print(self, shown: str, now: float) -> None:
         self._held, self._last = "", now
-        if shown:
+        if shown and shown != self._printed and self._out is not None:
+            self._printed = shown
             print(shown, file=self._out, flush=True)

@@ -8,12 +8,12 @@ from skipwise.data.items import IGNORED_LABEL, TrainingItem, generator_of
 from skipwise.errors import ConfigError
 from skipwise.evals.languages import ENGLISH, language_named
 from skipwise.evals.tasks.passkey_prompt import PasskeyBuilder
-from skipwise.positions import PositionSampler
+from skipwise.positions import PositionSample, PositionSampler
 from skipwise.window import Window
 
 # Separates the draws of exercises from those of items, whose key is (seed, epoch, index).
 _EXERCISES = 0x5EED
-# Of the keys; measured in docs/results/seeds.md.
+# Share of the keys that are drawn from three digits; measured in docs/results/seeds.md.
 _FEW_DIGITS = 0.5
 
 
@@ -36,9 +36,10 @@ class Items(Protocol):
 class RetrievalExercises:
     """Items of which a share are exercises: a passkey to find in the documents' text or in plain filler.
 
-    Only the key's tokens are labelled. Positions skip as everywhere, and the key stands before the last skip: so it is
-    asked for from any distance up to the target, and seldom from near, which the base model can do already. Half of the
-    keys have three different digits at most, since digits that come again are what a small model copies wrongly.
+    Only the key's tokens are labelled. Positions skip as everywhere, and the key stands before the last skip where
+    there is room for it: so it is asked for from any distance up to the target, and less often from near, which the
+    base model can do already. Half of the keys are drawn from three digits alone, since digits that come again are what
+    a small model copies wrongly.
 
     Args:
         tokenizer: the model's own.
@@ -94,7 +95,8 @@ class RetrievalExercises:
         # Made anew each time: a DataLoader's workers may have to pickle this object, and a builder cannot be pickled.
         builder = PasskeyBuilder(self._tokenizer, text, language_named(self._language))
         sample = self._sampler.sample(self._window.train, self._window, rng)
-        prompt = builder.build(self._window.train, _depth_before_skip(sample.position_ids, rng), rng, key=_key(rng))
+        depth = _depth_before_skip(sample, self._window.train, rng)
+        prompt = builder.build(self._window.train, depth, rng, key=_key(rng))
         input_ids = np.asarray(prompt.prompt_ids + prompt.answer_ids, dtype=np.int64)
         labels = np.full_like(input_ids, IGNORED_LABEL)
         labels[-len(prompt.answer_ids) :] = prompt.answer_ids
@@ -102,14 +104,15 @@ class RetrievalExercises:
         return TrainingItem(input_ids[kept], sample.position_ids, labels[kept], is_sample=False)
 
 
-def _depth_before_skip(positions: np.ndarray, rng: np.random.Generator) -> float:
+def _depth_before_skip(sample: PositionSample, num_tokens: int, rng: np.random.Generator) -> float:
     """A place in a window before its last skip, 0 to 1; any place if the positions have no skip."""
-    skips = np.flatnonzero(np.diff(positions) != 1)
-    return float(rng.random()) * (int(skips[-1]) + 1 if skips.size else len(positions)) / len(positions)
+    skips = np.flatnonzero(np.diff(sample.position_ids) != 1)
+    before = int(sample.token_index[skips[-1]]) + 1 if skips.size else num_tokens
+    return float(rng.random()) * before / num_tokens
 
 
 def _key(rng: np.random.Generator) -> str:
-    """Five digits, half of the time of three different ones at most."""
+    """Five digits, half of the time of three at most."""
     digits = rng.integers(0, 10, size=5)
     if rng.random() < _FEW_DIGITS:
         digits = rng.choice(rng.choice(10, 3, replace=False), 5)

@@ -50,14 +50,16 @@ class PasskeyBuilder:
         Args:
             length_tokens: tokens of prompt and answer together.
             depth: position of the key, 0 (first) to 1 (last, right before the question).
-            rng: source of the key and of the filler's start.
-            key: digits to take instead of a drawn key.
+            rng: source of the key, if none is given, and of the filler's start.
+            key: digits to hide; by default five are drawn.
 
         Raises:
             ConfigError: instruction, key and question alone are longer than `length_tokens`.
         """
-        key = key or _drawn_key(rng)
-        needle, question, answer = parts = self._parts(key)
+        if key is None:
+            key = _drawn_key(rng)
+        parts = self._parts(key)
+        needle, question, answer = parts
         room = length_tokens - len(self._instruction) - sum(map(len, parts))
         if room < 0:
             raise ConfigError(
