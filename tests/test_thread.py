@@ -45,8 +45,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 deadline = time.monotonic() + 60
 
 def work():
-    print("at work", flush=True)
     try:
+        print("at work", flush=True)
         while time.monotonic() < deadline:
             torch.ones(64, 64) @ torch.ones(64, 64)
     finally:
