@@ -87,3 +87,16 @@ def test_exercises_stand_where_they_stood(tiny_checkpoint: Path) -> None:
     exercises = RetrievalExercises(tokenizer, cast(Any, None), PoSE(), WINDOWS[1], seed=3, share=0.25)
     stands = "".join("x" if exercises.stands_at(place) else "-" for place in range(64))
     assert stands == "x--x-xx-x---x-x-x---xx--x--x-----xxx-------x---x----------x---x-"
+
+
+def test_exercises_are_those_of_the_last_change(tiny_checkpoint: Path, stores: list[tuple[Window, TokenStore]]) -> None:
+    """A run that is resumed, or repeated by its seed, trains the same: who changes them says so in the changelog."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
+    digest = hashlib.blake2b(digest_size=16)
+    window, store = next(one for one in stores if one[0] == WINDOWS[1])
+    items = TrainingItems(store, PoSE(), window, 3)
+    exercises = RetrievalExercises(tokenizer, items, PoSE(skips="flat", text="aligned", start="mixed"), window, 3, 1.0)
+    for place in range(20):
+        item = exercises.at(place)
+        digest.update(tokenizer.decode(item.input_ids).encode() + item.position_ids.astype("<i8").tobytes())
+    assert digest.hexdigest() == "26f713c52465fc8a356a7aeccee6fdf9"
