@@ -21,7 +21,7 @@ def measured_documents(
     sources: Sequence[Sources] | None = None,
     progress: bool = True,
 ) -> TokenStore | MixedStore:
-    """The held-out documents, or all of another source; the same for all arms of a comparison.
+    """The held-out documents of a source, or all if the run holds none out; the same for all arms of a comparison.
 
     Args:
         config: the run of an arm.

@@ -151,7 +151,8 @@ class EvaluationConfig(StrictModel):
         tasks: what is measured: names of tasks, or mappings of `kind`, the task's settings and `lengths` of its own.
         lengths: input lengths. By default the original window and its doublings up to the target.
         suites: folders of suites made by `skipwise eval build-suite`, measured at their own lengths.
-        documents: source of the documents. By default the held-out part of the run's own `data.source`.
+        documents: source of the documents; by default the run's own `data.source`. What a run on it would hold out is
+            measured, and all of it with `data.held_out: 0`.
         regression: also measures how far each arm has moved from the base on short text, with the task `regression`.
         seed: seed of prompts and of the choice of documents.
     """
