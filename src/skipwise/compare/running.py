@@ -273,6 +273,7 @@ def _run(job: Job, place: Path, planner: Planner, comparison: Comparison, how: B
         "evaluation": of_arm,
         "deadline": None if math.isinf(how.deadline) else how.deadline,
         "evaluation_seed": comparison.evaluation.seed,
+        "evaluation_dtype": comparison.evaluation.dtype or job.run.dtype,
         "documents": comparison.evaluation.documents or job.run.data.without_replay().source,
     }
     job_file = place / "job.json"

@@ -45,8 +45,9 @@ class LongPPL(DocumentTask):
     results are the perplexity over all tokens of the same documents and the share of key tokens.
 
     Attributes:
-        scorer: folder, hub name or GGUF file of the model that chooses. By default the evaluated model itself. To
-            compare models, use one scorer: models that choose for themselves are measured on different tokens.
+        scorer: folder, hub name or GGUF file of the model that chooses, loaded in the evaluated model's dtype. By default
+            the evaluated model itself. To compare models, use one scorer: models that choose for themselves are
+            measured on different tokens.
         short_tokens: `K`, the minimum size of a short context; the first K tokens cannot be key.
         stride_tokens: number of tokens that share a short context.
         min_gain: decrease of the NLL, in nats, that makes a token key.
@@ -175,7 +176,7 @@ class LongPPL(DocumentTask):
     def _scorer(self, context: EvalContext) -> "_Scorer":
         if self.scorer is None:
             return _Scorer(context, context.bos(self.bos), is_evaluated=True, same_tokens=True)
-        model, tokenizer = load_model(self.scorer)
+        model, tokenizer = load_model(self.scorer, dtype=context.model.dtype)
         network: Any = model
         scorer = context.of_model(network.to(context.model.device).eval(), tokenizer)
         same_tokens = hash_tokenizer(tokenizer) == hash_tokenizer(context.tokenizer)
