@@ -83,7 +83,10 @@ def main(folder: Path, model: str | None = None) -> None:
         window = RunConfig.from_mapping({"model": model, "target": "32k"}).resolve_window(
             original_window(read_config(model))
         )
-        save_model(*load_model(model, dtype="bfloat16", interpolation=INTERPOLATIONS["yarn"](), window=window), folder / "untrained")
+        save_model(
+            *load_model(model, dtype="bfloat16", interpolation=INTERPOLATIONS["yarn"](), window=window),
+            folder / "untrained",
+        )
 
 
 def _unpack(package: str, packages: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 import skipwise.compare.running
@@ -226,6 +227,27 @@ def test_what_cannot_be_read_is_told_before_the_first_arm(settings, in_process, 
         compare(Comparison.from_mapping({**settings, "evaluation": evaluation}))
     assert in_process == []
     assert not Path(settings["output"]).exists()
+
+
+def test_documents_too_short_to_measure_on_are_told_before_the_first_arm(settings, in_process, tmp_path) -> None:
+    (tmp_path / "short.txt").write_text("ab " * 50)
+    evaluation = {**settings["evaluation"], "documents": str(tmp_path / "short.txt")}
+    data = {**settings["data"], "held_out": 0.0}
+    with pytest.raises(DataError, match=r"256"):
+        compare(Comparison.from_mapping({**settings, "data": data, "evaluation": evaluation}))
+    assert in_process == []
+    assert not Path(settings["output"]).exists()
+
+
+def test_arms_are_measured_in_the_dtype_asked_for_and_trained_in_their_own(settings, in_process) -> None:
+    task = {"kind": "perplexity", "scored_tokens": 16, "num_documents": 2}
+    evaluation = {"tasks": [task], "lengths": [64], "dtype": "bfloat16"}
+    results = compare(Comparison.from_mapping({**settings, "arms": ["base", "pose"], "evaluation": evaluation}))
+    assert {record.details["dtype"] for record in results.records} == {"bfloat16"}
+    run = next((Path(settings["output"]) / "arms" / "pose").rglob("skipwise.json")).parent
+    assert json.loads((run / "skipwise.json").read_text())["config"]["dtype"] == "float32"
+    stored = load_file(run / "model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float32}
 
 
 def test_three_long_texts_are_measured_on_an_end_that_no_arm_has_seen(

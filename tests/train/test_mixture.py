@@ -317,7 +317,7 @@ def test_a_source_with_nothing_held_out_holds_out_an_end_of_its_own(
     for folder, ids in zip(folders, ([*LETTERS][:2]), strict=True):
         how = {"all_documents": False, "share": None, "skip_unreadable": False, "progress": False}
         (text,) = find_texts(str(resumed.folder), folder, **how).of(
-            AutoTokenizer.from_pretrained(settings["model"]), 256
+            AutoTokenizer.from_pretrained(settings["model"]), [64, 256]
         )
         assert (len(text), source_of(text, settings["model"])) == (600, ids)
     first = next(entry for entry in resumed.log if "eval_perplexity_256" in entry)
@@ -340,14 +340,38 @@ def test_a_source_is_evaluated_as_the_run_has_read_it(
     assert (found.data.field, found.data.control_tokens, found.data.join) == ("story", "tokens", None)
     tokenizer = tokenizer_of(mixture["model"])
     kept = {story for story in stories if is_held_out(story, 0.2)}
-    assert {tokenizer.decode(ids) for ids in found.of(tokenizer, 256)} == kept
+    assert {tokenizer.decode(ids) for ids in found.of(tokenizer, [256])} == kept
     run_of = held_out_of(str(stopped.folder))
     assert run_of is not None
     assert run_of.reading(str(tmp_path / "both.jsonl"), None, skip_unreadable=False).format == "text"
     assert run_of.reading("elsewhere", None, skip_unreadable=True).field == "text"
     # The base, which has no run, is measured on the same by flags.
     base = find_texts(mixture["model"], str(tmp_path / "both.jsonl"), "story", "text", **{**how, "share": 0.2})
-    assert {tokenizer.decode(ids) for ids in base.of(tokenizer, 256)} == kept
+    assert {tokenizer.decode(ids) for ids in base.of(tokenizer, [256])} == kept
+
+
+def test_of_few_documents_a_base_is_measured_on_the_end_that_a_run_on_them_holds_out(
+    mixture: dict[str, Any], stop_after: Callable[[int], None], tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(4)
+    texts = ("".join(rng.choice([*"abcdef"], size=3000)) for _ in range(100))
+    long = next(text for text in texts if not is_held_out(text, 0.2))
+    (tmp_path / "few").mkdir()
+    (tmp_path / "few" / "long.txt").write_text(long)
+    settings = {**mixture, "data": {"source": str(tmp_path / "few"), "held_out": 0.2}}
+    stop_after(1)
+    stopped = run(settings)
+    how = {"all_documents": False, "share": None, "skip_unreadable": False, "progress": False}
+    tokenizer = tokenizer_of(mixture["model"])
+    texts = {}
+    for model in (mixture["model"], str(stopped.folder)):
+        found = find_texts(model, str(tmp_path / "few"), **{**how, "share": 0.2})
+        (text,) = found.of(tokenizer, [64, 256])
+        texts[model] = tokenizer.decode(text)
+    assert {*texts.values()} == {long[-600:]}, "a fifth of the only document, for both"
+    everything = find_texts(mixture["model"], str(tmp_path / "few"), **{**how, "all_documents": True})
+    (text,) = everything.of(tokenizer, [64, 256])
+    assert tokenizer.decode(text) == long
 
 
 def test_a_source_that_is_exhausted_and_repeated_says_how_often() -> None:

@@ -119,27 +119,45 @@ def find_texts(
             "of training; if the model was not trained on any of them, give --all-documents"
         )
     part = "all" if all_documents else "held_out"
-    return Texts(data, sources, part, run.ends, details, progress and is_first)
+    was_read = found is not None and kept.of_source(source) is not None
+    return Texts(data, sources, part, run.ends, was_read, details, progress and is_first)
 
 
 class Texts(NamedTuple):
-    """The documents to measure on: found once, tokenized for each model; `details` go to those of every result."""
+    """The documents to measure on: found once, tokenized for each model.
+
+    Attributes:
+        data: how they are read.
+        sources: what was found of them.
+        part: which of them are measured on.
+        ends: those of documents that the model's run held out.
+        was_read: whether the model's run has read this source.
+        details: go to those of every result.
+        progress: whether to show progress bars and say what is measured on.
+    """
 
     data: DataConfig
     sources: "Sources"
     part: "Part"
     ends: "Sequence[HeldOutEnd]"
+    was_read: bool
     details: dict[str, Any]
     progress: bool
 
-    def of(self, tokenizer: Any, longest: int) -> "list[np.ndarray]":
+    def of(self, tokenizer: Any, lengths: "Sequence[int]") -> "list[np.ndarray]":
         """Token ids of each document, 1-D, for all lengths: tasks skip and count documents that are too short.
 
-        Conversations, which are short, are joined until they have the `longest` length, as in training.
+        Conversations, which are short, are joined until they have the largest length, as in training. Of documents that
+        no run has read, the end of one is held out where a run to the largest length would do so.
         """
         from skipwise.data.corpus import store_corpus
+        from skipwise.train.validation import find_held_out_ends, tell_held_out_ends
 
         corpus = store_corpus(self.data, tokenizer, self.sources, progress=self.progress)
         corpus = corpus.with_held_out_ends(self.ends)
-        store = corpus.documents(self.part, min_tokens=longest if corpus.joins else 2)
+        if self.part == "held_out" and not self.was_read and corpus.held_out_end is None:
+            corpus = corpus.with_held_out_ends(find_held_out_ends(corpus, sorted(lengths), keep=max(lengths)))
+            if self.progress:
+                tell_held_out_ends(corpus)
+        store = corpus.documents(self.part, min_tokens=max(lengths) if corpus.joins else 2)
         return [store.document(index) for index in range(store.num_documents)]

@@ -7,23 +7,25 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from skipwise.compare.documents import measured_documents
 from skipwise.compare.jobs import Job, Planner
 from skipwise.compare.results import Results, collect
 from skipwise.compare.settings import Comparison
 from skipwise.compare.worker import INTERRUPTED, OUTCOME_FILE, Outcome
-from skipwise.config import RunConfig
+from skipwise.config import DataConfig, RunConfig
 from skipwise.config.reading import parse_yaml, read_settings
 from skipwise.data.corpus import look_at
+from skipwise.data.documents import Sources
 from skipwise.errors import CheckpointError, ConfigError
 from skipwise.evals import make_task
 from skipwise.files import half_written, replace_file
-from skipwise.model import read_config
+from skipwise.model import read_config, read_tokenizer
 from skipwise.report.quantities import seconds_text
 from skipwise.train.process import on_stop_signals
 from skipwise.window import parse_length
@@ -90,7 +92,7 @@ def compare(
     evaluation = _evaluation(comparison, planner)
     folder = Path(comparison.output)
     if not looked_through:
-        _look_through_documents(comparison, jobs)
+        _look_through_documents(comparison, planner, jobs, base, evaluation)
     _claim(folder, comparison, resume, beside)
     begun, pace = time.monotonic(), _Pace()
     todo = [(place, job) for place, job in enumerate(jobs, 1) if not _is_done(folder / job.name, retry_failed)]
@@ -158,15 +160,37 @@ def _doing(job: Job) -> str:
     return "train and measure" if job.arm.kind.trained else "measure"
 
 
-def _look_through_documents(comparison: Comparison, jobs: Sequence[Job]) -> None:
-    """Raises for unreadable documents before the first arm is trained."""
-    seen = []
+def _look_through_documents(
+    comparison: Comparison, planner: Planner, jobs: Sequence[Job], base: Any, evaluation: Sequence[Mapping[str, Any]]
+) -> None:
+    """Raises for documents that cannot be read or are too short to be measured on, before the first arm is trained."""
+    found: dict[str, list[Sources]] = {}
     for job in jobs:
-        for data in (job.run.data, job.run.data.measured_on(comparison.evaluation.documents)):
-            asked = [(own.source, own.field, own.format, own.skip_unreadable) for own in data.entries()]
-            if asked not in seen:
-                seen.append(asked)
-                look_at(data)
+        for data in (job.run.data, _measured(comparison, job)):
+            if (asked := _reading(data)) not in found:
+                found[asked] = look_at(data)
+    longest = max((length for measured in evaluation for length in measured["lengths"]), default=0)
+    arms = {_reading(job.run.data): job for job in jobs if longest and not job.measures_costs}
+    shared, tokenizer = RunConfig.from_mapping(comparison.run), None
+    for job in arms.values():
+        tokenizer = tokenizer or read_tokenizer(shared.model, base, trust_remote_code=shared.trust_remote_code)
+        how: Any = {"min_tokens": longest, "sources": found[_reading(_measured(comparison, job))]}
+        measured_documents(job.run, planner.window, _source(comparison, job), tokenizer, **how)
+
+
+def _source(comparison: Comparison, job: Job) -> str | list[str]:
+    """Where the documents come from that a job is measured on."""
+    return comparison.evaluation.documents or job.run.data.without_replay().source
+
+
+def _measured(comparison: Comparison, job: Job) -> DataConfig:
+    """How these documents are read."""
+    return job.run.data.without_replay().measured_on(_source(comparison, job))
+
+
+def _reading(data: DataConfig) -> str:
+    """The same text for settings by which the same files are read alike."""
+    return repr([(own.source, own.field, own.format, own.skip_unreadable) for own in data.entries()])
 
 
 def _claim(folder: Path, comparison: Comparison, resume: bool, beside: Collection[str] = ()) -> None:
@@ -274,7 +298,7 @@ def _run(job: Job, place: Path, planner: Planner, comparison: Comparison, how: B
         "deadline": None if math.isinf(how.deadline) else how.deadline,
         "evaluation_seed": comparison.evaluation.seed,
         "evaluation_dtype": comparison.evaluation.dtype or job.run.dtype,
-        "documents": comparison.evaluation.documents or job.run.data.without_replay().source,
+        "documents": _source(comparison, job),
     }
     job_file = place / "job.json"
     job_file.write_text(json.dumps(text, indent=2) + "\n", encoding="utf-8")

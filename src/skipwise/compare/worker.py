@@ -177,7 +177,11 @@ def _evaluate(job: Mapping[str, Any], config: Any, folder: Path) -> list[str]:
     left_out: list[str] = []
     if not job["evaluation"]:
         return left_out
-    how = {"dtype": job["evaluation_dtype"], "attention": config.attention, "trust_remote_code": config.trust_remote_code}
+    how = {
+        "dtype": job["evaluation_dtype"],
+        "attention": config.attention,
+        "trust_remote_code": config.trust_remote_code,
+    }
     base = read_config(config.model, original=config.original, trust_remote_code=config.trust_remote_code)
     window = config.resolve_window(original_window(base))
     if job["interpolated"] and not job["trained"] and job["measured"] != "by_length":

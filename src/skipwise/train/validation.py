@@ -75,8 +75,8 @@ def tell_held_out_ends(corpus: Corpus) -> Any:
             whole = len(part.files.document(end.number))
             known = {"document": part.files.name(end.number), "tokens": whole - end.begin, "of_tokens": whole}
             logger.warning(
-                f"the last {known['tokens']:,} of the {whole:,} tokens of {known['document']} are held out for "
-                "validation, because whole held-out documents have too few"
+                f"the last {known['tokens']:,} of the {whole:,} tokens of {known['document']} are held out, because "
+                "whole held-out documents have too few"
             )
             told[end] = {**known, **end._asdict()}
     return one_or_all([*told.values()])

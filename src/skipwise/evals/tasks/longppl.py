@@ -45,8 +45,8 @@ class LongPPL(DocumentTask):
     results are the perplexity over all tokens of the same documents and the share of key tokens.
 
     Attributes:
-        scorer: folder, hub name or GGUF file of the model that chooses, loaded in the evaluated model's dtype. By default
-            the evaluated model itself. To compare models, use one scorer: models that choose for themselves are
+        scorer: folder, hub name or GGUF file of the model that chooses; it is loaded in the evaluated model's dtype. By
+            default the evaluated model itself. To compare models, use one scorer: models that choose for themselves are
             measured on different tokens.
         short_tokens: `K`, the minimum size of a short context; the first K tokens cannot be key.
         stride_tokens: number of tokens that share a short context.
