@@ -1,7 +1,7 @@
 """How the processes of a run share its windows and its model."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from pydantic import Field
 
@@ -33,14 +33,19 @@ class ParallelConfig(StrictModel):
             ConfigError: one of these.
         """
         if self.shard and calibrate:
-            raise ConfigError(
-                "setting 'calibrate' reads long documents with the whole model, and this run splits it over processes: "
-                "leave it out, and call `skipwise calibrate` on what the run leaves",
-                page="parallel-run",
-            )
+            refuse_to_calibrate()
         if self.shard and training.get("load_best_model_at_end"):
             raise ConfigError(
                 "setting 'training.load_best_model_at_end' is true, and this run splits the model, into which no "
                 "checkpoint can be loaded at the end: leave it out, and give the best checkpoint to `skipwise eval`",
                 page="parallel-run",
             )
+
+
+def refuse_to_calibrate() -> NoReturn:
+    """Raises the ConfigError of a run that calibrates and splits its model, whatever splits it."""
+    raise ConfigError(
+        "setting 'calibrate' reads long documents with the whole model, and this run splits it over processes: leave "
+        "it out, and call `skipwise calibrate` on what the run leaves",
+        page="parallel-run",
+    )

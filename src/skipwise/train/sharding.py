@@ -10,6 +10,7 @@ from torch import nn
 from transformers.integrations import deepspeed
 
 from skipwise.config import RunConfig
+from skipwise.config.parallel import refuse_to_calibrate
 from skipwise.errors import ConfigError
 from skipwise.train.durable import OPTIMIZER_SHARDS
 from skipwise.train.tuning import is_adapted
@@ -32,11 +33,7 @@ def check_sharding(config: RunConfig, arguments: "transformers.TrainingArguments
             page="parallel-run",
         )
     if config.calibrate and is_zero3(arguments):
-        raise ConfigError(
-            "setting 'calibrate' reads long documents with the whole model, and this run splits it over processes: "
-            "leave it out, and call `skipwise calibrate` on what the run leaves",
-            page="parallel-run",
-        )
+        refuse_to_calibrate()
 
 
 def check_processes(config: RunConfig, arguments: "transformers.TrainingArguments", checkpoint: Path | None) -> None:
