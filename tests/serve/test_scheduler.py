@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -34,11 +34,25 @@ class TimedStandIn(StandIn):
         return generation
 
 
+class TogetherStandIn(TimedStandIn):
+    """Steps all that run together, in one second; fails for prompts of the byte `fail_on`."""
+
+    def step(
+        self, generation: Generation, others: Sequence[Generation] = ()
+    ) -> dict[Generation, list[int] | Exception]:
+        before, stepped = self.now, dict[Generation, list[int] | Exception]()
+        for one in (generation, *others):
+            stepped |= super().step(one)
+        self.now = before + 1
+        self.log[-len(stepped) :] = ["".join(self.log[-len(stepped) :])]
+        return stepped
+
+
 class Bench:
     """A scheduler whose clock is the stand-in's."""
 
-    def __init__(self, **turns: Any) -> None:
-        self.engine = TimedStandIn(chunk_tokens=32)
+    def __init__(self, engine: TimedStandIn | None = None, **turns: Any) -> None:
+        self.engine = engine or TimedStandIn(chunk_tokens=32)
         self.told: dict[Job, list[Progress]] = {}
         self.scheduler = Scheduler(self.engine, Turns(**turns), clock=lambda: self.engine.now)
 
@@ -103,6 +117,36 @@ def test_turns_are_fair_by_time_and_not_by_number() -> None:
     # A chunk costs as much as 32 tokens: while both run, each chunk is followed by about as many tokens.
     assert 1 <= log[: log.rindex("s") + 1].count("L") <= 3
     assert (log.count("L"), log.count("s")) == (101, 61)
+
+
+def test_requests_that_are_stepped_together_share_the_time() -> None:
+    bench = Bench(TogetherStandIn(chunk_tokens=32))
+    jobs = [bench.ask(name, 4, new, owner=name) for name, new in (("a", 3), ("b", 5), ("c", 3))]
+    bench.finish()
+    # Whoever has the smallest bill has the turn, and takes along those that have begun.
+    assert bench.engine.log == ["a", "ba", "cab", "cab", "cb", "cb", "b"]
+    seconds = [1 + 1 / 2 + 1 / 3 + 1 / 3, 1 / 2 + 1 / 3 + 1 / 3 + 1 / 2 + 1 / 2 + 1, 1 / 3 + 1 / 3 + 1 / 2 + 1 / 2]
+    assert [job.cost.compute_seconds for job in jobs] == pytest.approx(seconds)
+    assert ["".join(progress.text for progress in bench.told[job]) for job in jobs] == ["aaa", "bbbbb", "ccc"]
+    assert all(bench.told[job][-1].finish_reason == "length" for job in jobs)
+
+
+def test_in_order_of_arrival_each_request_is_stepped_alone() -> None:
+    bench = Bench(TogetherStandIn(chunk_tokens=32), fair=False)
+    for name in "ab":
+        bench.ask(name, 4, 2)
+    assert bench.finish() == "aaabbb"
+
+
+def test_of_requests_that_are_stepped_together_one_may_fail() -> None:
+    bench = Bench(TogetherStandIn(chunk_tokens=32))
+    sound, other = bench.ask("a", 4, 3), bench.ask("b", 4, 3)
+    bench.turns(2)
+    bench.engine.fail_on = ord("b")
+    bench.finish()
+    assert code_of(bench.told[other][-1]) == "engine_error"
+    assert bench.told[sound][-1].finish_reason == "length"
+    assert bench.engine.open == set()
 
 
 def test_an_owner_of_many_requests_gets_no_more_than_an_owner_of_one() -> None:

@@ -164,3 +164,20 @@ class Engine(ABC):
         Raises:
             ConfigError: as `mode_of`; or a token id is not in the vocabulary.
         """
+
+    def step(
+        self, generation: Generation, others: Sequence[Generation] = ()
+    ) -> dict[Generation, list[int] | Exception]:
+        """Steps a generation and, if the same pass of the model can serve them, some of the others.
+
+        Args:
+            generation: whose turn it is.
+            others: that run, too.
+
+        Returns:
+            The new tokens of each that was stepped, or what its step raised.
+        """
+        try:
+            return {generation: generation.step()}
+        except Exception as error:
+            return {generation: error}

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from skipwise.runtime.chunks import chunk_columns
 from skipwise.runtime.decode import end_token_ids
 from skipwise.runtime.length_rope import held_length, tables_at
 from skipwise.runtime.session import Session
+from skipwise.runtime.together import can_step_together, step_together
 
 # Logits divided by a smaller temperature are infinite and cannot be sampled.
 _GREEDY_BELOW = 1e-5
@@ -60,10 +61,29 @@ class LocalEngine(Engine):
         make_cache(cache, long, BLOCK_TOKENS)  # Raises if it does not suit this model and machine.
         self.prefixes = PrefixStore(prefixes, self.chunk_tokens)
         self.end_ids = end_token_ids(long, modes.tokenizer)
+        self._together: dict[Mode, bool] = {}
 
     def mode_of(self, request: GenerationRequest) -> Mode:
         """The mode of a request, by `TwoModes.choose`."""
         return self.modes.choose(request.total_tokens, request.mode)
+
+    def step(
+        self, generation: Generation, others: Sequence[Generation] = ()
+    ) -> dict[Generation, list[int] | Exception]:
+        """Steps a generation; if it makes a token, those of the others that do so in the same mode go with it."""
+        with self.lock:
+            rows = [one for one in (generation, *others) if isinstance(one, LocalGeneration) and one.only_decodes]
+            rows = [one for one in rows if one.mode == generation.mode]
+            if len(rows) < 2 or generation not in rows or not self._steps_together(generation.mode):
+                return super().step(generation)
+            return LocalGeneration.step_all(rows)
+
+    def _steps_together(self, mode: Mode) -> bool:
+        """Whether requests of a mode can make their tokens in one pass, tried when it is first asked for."""
+        if mode not in self._together:
+            model = self.modes.model(mode)
+            self._together[mode] = can_step_together(model, lambda: make_cache(self.cache_kind, model, BLOCK_TOKENS))
+        return self._together[mode]
 
     def start(self, request: GenerationRequest) -> "LocalGeneration":
         """Starts a request; no model runs before its first step."""
@@ -138,6 +158,47 @@ class LocalGeneration(Generation):
                 return []
             self._take(token)
             return [token]
+
+    @property
+    def only_decodes(self) -> bool:
+        """Whether the next step reads the last token alone, which is not of the prompt, and makes another."""
+        read_all_but_one = len(self._request.prompt_ids) <= self._read == len(self._ids) - 1
+        return not self.is_done and self._session is not None and read_all_but_one
+
+    @staticmethod
+    def step_all(rows: "Sequence[LocalGeneration]") -> dict[Generation, list[int] | Exception]:
+        """Generates a token of each of several, which `only_decode` in one mode, in one pass.
+
+        Returns:
+            The token of each, or its CheckpointError for a logit that is NaN or infinite. What the pass itself raises
+            is the error of all.
+        """
+        began, engine, model = time.perf_counter(), rows[0]._engine, rows[0]._model
+        sessions: list[Any] = [row._session for row in rows]
+        try:
+            with engine.modes.one_at_a_time:
+                logits = step_together(model, sessions, [row._ids[-1] for row in rows])
+        except BaseException as error:
+            for row in rows:
+                row._finish("closed", keep=False)
+            if not isinstance(error, Exception):
+                raise
+            return dict.fromkeys(rows, error)
+        stepped: dict[Generation, list[int] | Exception] = {}
+        for row, session, own in zip(rows, sessions, logits.split(1), strict=True):
+            row._read += 1
+            try:
+                session.check(own, row._read - 1)
+                token = row._choose(own[:, -1].float())
+                row._take(token)
+                stepped[row] = [token]
+            except Exception as error:
+                row._finish("closed", keep=False)
+                stepped[row] = error
+        seconds = (time.perf_counter() - began) / len(rows)
+        for row in rows:
+            row._decode_seconds += seconds
+        return stepped
 
     def take_text(self) -> str:
         """Text that is new and final."""

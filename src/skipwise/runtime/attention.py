@@ -5,7 +5,7 @@ A chunk sees all that came before it, and of itself what a causal mask allows. U
 parts are computed apart, neither under a mask, and combined by their softmax sums.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -49,13 +49,26 @@ def chunk_attention(model: Any) -> Iterator[None]:
     if not attends_in_chunks(model):
         yield
         return
-    AttentionInterface.register(_NAME, _attend)
-    AttentionMaskInterface.register(_NAME, _mask)
+    with other_attention(model, _NAME, _attend, _mask):
+        yield
+
+
+@contextmanager
+def other_attention(model: Any, name: str, attend: Callable[..., Any], mask: Callable[..., Any]) -> Iterator[None]:
+    """Inside the context, a model that looks its attention up by name attends by other functions.
+
+    Args:
+        model: its config says the name.
+        name: of ours.
+        attend, mask: with the arguments of the library's own.
+    """
+    AttentionInterface.register(name, attend)
+    AttentionMaskInterface.register(name, mask)
     configs = {id(config): config for config in (model.config, model.config.get_text_config())}.values()
     before = [attention_of(config) for config in configs]
     try:
         for config in configs:
-            set_attention(config, _NAME)
+            set_attention(config, name)
         yield
     finally:
         for config, implementation in zip(configs, before, strict=True):

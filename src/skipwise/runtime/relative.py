@@ -19,10 +19,11 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionMaskInterface
 
 from skipwise.errors import UnsupportedModelError
-from skipwise.model import attention_of, rotary_tables, set_attention
+from skipwise.model import rotary_tables
+from skipwise.runtime.attention import other_attention
 
 _MASK = AttentionMaskInterface()["sdpa"]
 # Models whose heads are rotated whole, pair j of dimensions j and j + d/2, before attention is looked up by name.
@@ -177,17 +178,8 @@ def other_distances(model: Any, distances: Distances) -> Iterator[None]:
             pieces.append(weights.to(value.dtype) @ value)
         return torch.cat(pieces, dim=2).transpose(1, 2).contiguous(), None
 
-    AttentionInterface.register(distances.name, attend)
-    AttentionMaskInterface.register(distances.name, _MASK)
-    configs = {id(each): each for each in (model.config, config)}.values()
-    before = [attention_of(each) for each in configs]
-    try:
-        for each in configs:
-            set_attention(each, distances.name)
+    with other_attention(model, distances.name, attend, _MASK):
         yield
-    finally:
-        for each, implementation in zip(configs, before, strict=True):
-            set_attention(each, implementation)
 
 
 def _scores(

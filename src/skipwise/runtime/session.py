@@ -116,7 +116,7 @@ class Session:
         self.columns += ids.shape[1]
         logits = logits[:, logits.shape[1] - last :]
         if last:
-            self._check(logits, self.columns - last)
+            self.check(logits, self.columns - last)
         return logits
 
     def keep(self, places: Sequence[int]) -> None:
@@ -177,13 +177,17 @@ class Session:
         for hidden in outputs.last_hidden_state[:, -last:].split(piece_tokens, dim=1):
             with _standing(decoder, type(outputs)(last_hidden_state=hidden)):
                 logits = self._model(inputs_embeds=hidden, use_cache=False).logits
-            self._check(logits, first)
+            self.check(logits, first)
             first += hidden.shape[1]
             yield logits
             del logits
 
-    def _check(self, logits: Tensor, first: int) -> None:
-        """Refuses logits (rows, n, vocabulary), of the columns from `first` on, that define no distribution."""
+    def check(self, logits: Tensor, first: int) -> None:
+        """Refuses logits (rows, n, vocabulary), of the columns from `first` on, that define no distribution.
+
+        Raises:
+            CheckpointError: as `prefill`.
+        """
         if self._names is None:
             return
         largest = logits.amax(-1)  # NaN where any is

@@ -1,10 +1,11 @@
 """Fair turns: one engine, many requests, one step at a time.
 
-A step is one chunk of a prompt or one token. The time of each step is added to the bill of its request and of its
-owner, the holder of a key. The next step goes to the owner with the smallest bill, and among that owner's requests to
-the one with the smallest. So every owner gets an equal share of the machine, whatever they ask for, and a request of
-128k tokens delays a short one by one step at most. (This is fair queueing with costs known afterwards; deficit round
-robin would have to guess them.) An owner who comes anew starts at the smallest bill: idle time earns no credit.
+A step is one chunk of a prompt or one token. Where the engine can, a step that makes a token makes those of other
+requests, too, and they share its time. The time of each step is added to the bill of its request and of its owner, the
+holder of a key. The next step goes to the owner with the smallest bill, and among that owner's requests to the one with
+the smallest. So every owner gets an equal share of the machine, whatever they ask for, and a request of 128k tokens
+delays a short one by one step at most. (This is fair queueing with costs known afterwards; deficit round robin would
+have to guess them.) An owner who comes anew starts at the smallest bill: idle time earns no credit.
 
 Waiting requests hold no memory. At most `short_slots` requests run in short mode and `long_slots` in long mode, so that
 neither kind keeps the other out.
@@ -16,7 +17,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from skipwise.errors import ConfigError, SkipwiseError
@@ -46,8 +47,8 @@ class Cost:
     Attributes:
         wait_seconds: in the queue, until its first step or until it gave up; None before that, and for a request that
             the queue refused.
-        compute_seconds: of its steps, without the time between them; None where requests are computed together, so
-            that no time belongs to one of them (vLLM, llama.cpp).
+        compute_seconds: of its steps, without the time between them, and its share of those with others; None where
+            another server computes (vLLM, llama.cpp).
     """
 
     wait_seconds: float | None = None
@@ -59,7 +60,7 @@ class Turns:
     """How requests share the machine.
 
     Attributes:
-        fair: the smallest bill first; otherwise each request runs to its end, in order of arrival.
+        fair: the smallest bill first; otherwise each request runs to its end, in order of arrival and alone.
         short_slots, long_slots: most requests of each mode that run at once; their caches are the memory that serving
             takes beside the model.
         waiting: most requests that wait, of all owners.
@@ -188,32 +189,38 @@ class Scheduler:
             self._lock.notify()
 
     def turn(self) -> bool:
-        """Lets waiting requests in, and runs one step of one request. Returns whether there was anything to do."""
+        """Lets waiting requests in, and runs one step of one request, in which others may have a part.
+
+        Returns whether there was anything to do.
+        """
         with self._lock:
             dropped = self._drop_cancelled()
             for mode in MODES:
                 self._admit(mode)
             job = self._next_job()
+            others = self._beside(job)
         self._cut_off(dropped)
         if job is None:
             return bool(dropped)
         began = self._clock()
         if job.cost.wait_seconds is None:
             job.cost.wait_seconds = began - job.submitted
-        progress = self._step(job)
-        seconds = self._clock() - began
+        stepped = self._step(job, others)
+        seconds = (self._clock() - began) / len(stepped)
         with self._lock:
-            job.bill += seconds
-            job.cost.compute_seconds = total = (job.cost.compute_seconds or 0.0) + seconds
-            self._owners[job.owner].bill += seconds
+            for one, progress in stepped.items():
+                one.bill += seconds
+                one.cost.compute_seconds = total = (one.cost.compute_seconds or 0.0) + seconds
+                self._owners[one.owner].bill += seconds
+                if progress.is_last:
+                    self._owners[one.owner].running.remove(one)
+                    self._mean_seconds += 0.1 * (total - self._mean_seconds)
+            self._forget_idle()
+        for one, progress in stepped.items():
             if progress.is_last:
-                self._owners[job.owner].running.remove(job)
-                self._forget_idle()
-                self._mean_seconds += 0.1 * (total - self._mean_seconds)
-        if progress.is_last:
-            self._end(job, progress)
-        elif progress.tokens or progress.text:
-            job.deliver(progress)
+                self._end(one, progress)
+            elif progress.tokens or progress.text:
+                one.deliver(progress)
         return True
 
     def start(self) -> None:
@@ -261,27 +268,30 @@ class Scheduler:
                 self._is_stopped = True
             self._cut_off_all()
 
-    def _step(self, job: Job) -> Progress:
-        """One step and what it brought; the first one also starts the generation."""
+    def _step(self, job: Job, others: Sequence[Job]) -> dict[Job, Progress]:
+        """One step, what it brought to the job and to others; the first one also starts the generation."""
         try:
             if job.generation is None:
                 job.generation = self._engine.start(job.request)
-            new, text = job.generation.step(), job.generation.take_text()
-            reason = (job.generation.finish_reason or "stop") if job.generation.is_done else None
-            return Progress(text=text, tokens=len(new), finish_reason=reason)
-        except ConfigError as error:
-            refusal = Refusal(400, str(error), code="invalid_request")
-        except SkipwiseError as error:
-            # The package's own words about the model, such as a NaN logit.
-            refusal = Refusal(500, str(error), code="engine_error")
+            jobs = {one.generation: one for one in (job, *others) if one.generation is not None}
+            new = self._engine.step(job.generation, [one.generation for one in others if one.generation is not None])
+            return {jobs[generation]: self._progress(generation, tokens) for generation, tokens in new.items()}
         except Exception as error:
-            if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-                message = "memory ran out; ask for fewer tokens, or later"
-                refusal = Refusal(503, message, code="out_of_memory", retry_after=30)
-            else:
-                # Its message may hold text of the prompt: only the type is told.
-                refusal = Refusal(500, f"the engine failed ({type(error).__name__})", code="engine_error")
-        return Progress(error=refusal)
+            return {job: Progress(error=_refusal(error))}
+
+    @staticmethod
+    def _progress(generation: Generation, new: list[int] | Exception) -> Progress:
+        if isinstance(new, Exception):
+            return Progress(error=_refusal(new))
+        reason = (generation.finish_reason or "stop") if generation.is_done else None
+        return Progress(text=generation.take_text(), tokens=len(new), finish_reason=reason)
+
+    def _beside(self, job: Job | None) -> list[Job]:
+        """Who may have a part in the step of this job: others of its mode that have begun."""
+        if job is None or not self._turns.fair:
+            return []
+        running = (one for owner in self._owners.values() for one in owner.running)
+        return [one for one in running if one is not job and one.mode == job.mode and one.generation is not None]
 
     def _cut_off(self, jobs: list[Job]) -> None:
         for job in jobs:
@@ -338,3 +348,16 @@ class Scheduler:
     def _forget_idle(self) -> None:
         """Owners without a request count as new when they come again."""
         self._owners = {name: owner for name, owner in self._owners.items() if next(owner.jobs, None)}
+
+
+def _refusal(error: Exception) -> Refusal:
+    """What the client is told of a failed step."""
+    if isinstance(error, ConfigError):
+        return Refusal(400, str(error), code="invalid_request")
+    if isinstance(error, SkipwiseError):
+        # The package's own words about the model, such as a NaN logit.
+        return Refusal(500, str(error), code="engine_error")
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return Refusal(503, "memory ran out; ask for fewer tokens, or later", code="out_of_memory", retry_after=30)
+    # Its message may hold text of the prompt: only the type is told.
+    return Refusal(500, f"the engine failed ({type(error).__name__})", code="engine_error")
