@@ -48,7 +48,7 @@ def main() -> None:
     loaded = load_model(asked.model, dtype="float32", **how)
     which = {"all_documents": True, "share": None, "skip_unreadable": True, "progress": False}
     texts = find_texts(asked.model, asked.documents, None, None, **which)
-    documents = texts.of(loaded.tokenizer, max(asked.lengths))
+    documents, _ = texts.of(loaded.tokenizer, asked.lengths)
     print(
         "| task | tokens | chance | score | 95% interval | samples | processor seconds a sample |",
         "|---" * 7 + "|",

@@ -7,7 +7,8 @@
 The model is the embedded one at sixteen times its window, by interpolation alone: its answers do not matter, its cost
 does. The server is started by the command line. A quarter of the clients (at least one if there are several) send
 prompts of some 3,900 tokens, the others of some 60. Each asks again as soon as it is answered, half of the time as a
-stream. Every prompt is first asked alone, and every later answer must equal that one.
+stream. Every prompt is first asked alone, and later answers are compared with that one: passes that requests share are
+equal to it up to rounding, which may change a token where two are as likely.
 
 `--engines` serves a model of any size by the embedded engine and by llama.cpp at once, and asks one after the other in
 each round, with as many threads each: prompts of which one token is wanted, and short prompts with long answers.

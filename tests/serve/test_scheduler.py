@@ -131,6 +131,18 @@ def test_requests_that_are_stepped_together_share_the_time() -> None:
     assert all(bench.told[job][-1].finish_reason == "length" for job in jobs)
 
 
+def test_who_has_a_part_in_many_steps_does_not_keep_the_turn() -> None:
+    bench = Bench(TogetherStandIn(chunk_tokens=32, original_window=512, target=64_000))
+    for _ in range(15):
+        bench.ask("m", 1, 200, owner="many")
+    bench.ask("o", 1, 200, owner="one")
+    bench.ask("L", 32_000, 1, owner="long")
+    bench.turns(150)
+    prefills = sum(step == "L" for step in bench.engine.log)
+    # A step takes a second, whoever is in it, and a third of the time is the third owner's.
+    assert 45 <= prefills <= 55
+
+
 def test_in_order_of_arrival_each_request_is_stepped_alone() -> None:
     bench = Bench(TogetherStandIn(chunk_tokens=32), fair=False)
     for name in "ab":

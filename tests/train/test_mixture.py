@@ -316,9 +316,10 @@ def test_a_source_with_nothing_held_out_holds_out_an_end_of_its_own(
     # An evaluation of one source finds its end, and nothing else of it.
     for folder, ids in zip(folders, ([*LETTERS][:2]), strict=True):
         how = {"all_documents": False, "share": None, "skip_unreadable": False, "progress": False}
-        (text,) = find_texts(str(resumed.folder), folder, **how).of(
+        (text,), details = find_texts(str(resumed.folder), folder, **how).of(
             AutoTokenizer.from_pretrained(settings["model"]), [64, 256]
         )
+        assert details == {}
         assert (len(text), source_of(text, settings["model"])) == (600, ids)
     first = next(entry for entry in resumed.log if "eval_perplexity_256" in entry)
     assert {f"eval_perplexity_256_{folder}" for folder in folders} <= {*first}
@@ -340,14 +341,14 @@ def test_a_source_is_evaluated_as_the_run_has_read_it(
     assert (found.data.field, found.data.control_tokens, found.data.join) == ("story", "tokens", None)
     tokenizer = tokenizer_of(mixture["model"])
     kept = {story for story in stories if is_held_out(story, 0.2)}
-    assert {tokenizer.decode(ids) for ids in found.of(tokenizer, [256])} == kept
+    assert {tokenizer.decode(ids) for ids in found.of(tokenizer, [256])[0]} == kept
     run_of = held_out_of(str(stopped.folder))
     assert run_of is not None
     assert run_of.reading(str(tmp_path / "both.jsonl"), None, skip_unreadable=False).format == "text"
     assert run_of.reading("elsewhere", None, skip_unreadable=True).field == "text"
     # The base, which has no run, is measured on the same by flags.
     base = find_texts(mixture["model"], str(tmp_path / "both.jsonl"), "story", "text", **{**how, "share": 0.2})
-    assert {tokenizer.decode(ids) for ids in base.of(tokenizer, [256])} == kept
+    assert {tokenizer.decode(ids) for ids in base.of(tokenizer, [256])[0]} == kept
 
 
 def test_of_few_documents_a_base_is_measured_on_the_end_that_a_run_on_them_holds_out(
@@ -366,12 +367,19 @@ def test_of_few_documents_a_base_is_measured_on_the_end_that_a_run_on_them_holds
     texts = {}
     for model in (mixture["model"], str(stopped.folder)):
         found = find_texts(model, str(tmp_path / "few"), **{**how, "share": 0.2})
-        (text,) = found.of(tokenizer, [64, 256])
+        (text,), details = found.of(tokenizer, [64, 256])
         texts[model] = tokenizer.decode(text)
+        assert details.get("held_out_end", {}).get("tokens") == (600 if model == mixture["model"] else None)
     assert {*texts.values()} == {long[-600:]}, "a fifth of the only document, for both"
-    everything = find_texts(mixture["model"], str(tmp_path / "few"), **{**how, "all_documents": True})
-    (text,) = everything.of(tokenizer, [64, 256])
-    assert tokenizer.decode(text) == long
+    # All of it, where all is asked for.
+    for asked in ({"all_documents": True}, {"share": 1.0}):
+        everything = find_texts(mixture["model"], str(tmp_path / "few"), **{**how, **asked})
+        (text,), details = everything.of(tokenizer, [64, 256])
+        assert (tokenizer.decode(text), details) == (long, {})
+    # A run may have trained on any part of what it reads elsewhere.
+    (tmp_path / "copied.txt").write_text(long)
+    with pytest.raises(DataError, match="held_out"):
+        find_texts(str(stopped.folder), str(tmp_path / "copied.txt"), **{**how, "share": 0.2}).of(tokenizer, [64, 256])
 
 
 def test_a_source_that_is_exhausted_and_repeated_says_how_often() -> None:

@@ -347,7 +347,7 @@ def _measure_all(
         network.to(state.device)
         if weights == "int8":
             hold_in_eight_bits([network])
-        documents, details = (None, {}) if texts is None else (texts.of(loaded.tokenizer, lengths), texts.details)
+        documents, details = (None, {}) if texts is None else texts.of(loaded.tokenizer, lengths)
         if subject.step is not None:
             details = {"step": subject.step, **details}
         if weights != "full":

@@ -119,8 +119,8 @@ def find_texts(
             "of training; if the model was not trained on any of them, give --all-documents"
         )
     part = "all" if all_documents else "held_out"
-    was_read = found is not None and kept.of_source(source) is not None
-    return Texts(data, sources, part, run.ends, was_read, details, progress and is_first)
+    may_divide = found is None and 0 < data.held_out < 1
+    return Texts(data, sources, part, run.ends, may_divide, details, progress and is_first)
 
 
 class Texts(NamedTuple):
@@ -131,7 +131,7 @@ class Texts(NamedTuple):
         sources: what was found of them.
         part: which of them are measured on.
         ends: those of documents that the model's run held out.
-        was_read: whether the model's run has read this source.
+        may_divide: whether the end of a document may be held out, as no run has trained on any.
         details: go to those of every result.
         progress: whether to show progress bars and say what is measured on.
     """
@@ -140,24 +140,26 @@ class Texts(NamedTuple):
     sources: "Sources"
     part: "Part"
     ends: "Sequence[HeldOutEnd]"
-    was_read: bool
+    may_divide: bool
     details: dict[str, Any]
     progress: bool
 
-    def of(self, tokenizer: Any, lengths: "Sequence[int]") -> "list[np.ndarray]":
-        """Token ids of each document, 1-D, for all lengths: tasks skip and count documents that are too short.
+    def of(self, tokenizer: Any, lengths: "Sequence[int]") -> "tuple[list[np.ndarray], dict[str, Any]]":
+        """Token ids of each document, 1-D, for all lengths, and details for every result.
 
-        Conversations, which are short, are joined until they have the largest length, as in training. Of documents that
-        no run has read, the end of one is held out where a run to the largest length would do so.
+        Tasks skip and count documents that are too short. Conversations, which are short, are joined until they have
+        the largest length, as in training. Of documents that no run has read, the end of one is held out where a run
+        to the largest length would hold one out.
         """
         from skipwise.data.corpus import store_corpus
         from skipwise.train.validation import find_held_out_ends, tell_held_out_ends
 
+        details = dict(self.details)
         corpus = store_corpus(self.data, tokenizer, self.sources, progress=self.progress)
         corpus = corpus.with_held_out_ends(self.ends)
-        if self.part == "held_out" and not self.was_read and corpus.held_out_end is None:
+        if self.may_divide:
             corpus = corpus.with_held_out_ends(find_held_out_ends(corpus, sorted(lengths), keep=max(lengths)))
-            if self.progress:
-                tell_held_out_ends(corpus)
+            if told := tell_held_out_ends(corpus):
+                details["held_out_end"] = told
         store = corpus.documents(self.part, min_tokens=max(lengths) if corpus.joins else 2)
-        return [store.document(index) for index in range(store.num_documents)]
+        return [store.document(index) for index in range(store.num_documents)], details

@@ -51,7 +51,7 @@ TurnsOption = Annotated[
     Literal["fair", "arrival"],
     option(
         "--turns ORDER",
-        "fair (short requests overtake long ones) or arrival (first come, first served).",
+        "fair (short requests overtake long ones) or arrival (first come, first served, each alone).",
         group=SCHEDULING,
     ),
 ]

@@ -91,11 +91,12 @@ def compare(
     jobs = [*planner.arm_jobs(), *planner.cost_jobs()]
     evaluation = _evaluation(comparison, planner)
     folder = Path(comparison.output)
-    if not looked_through:
-        _look_through_documents(comparison, planner, jobs, base, evaluation)
-    _claim(folder, comparison, resume, beside)
-    begun, pace = time.monotonic(), _Pace()
+    _check_folder(folder, comparison, resume, beside)
     todo = [(place, job) for place, job in enumerate(jobs, 1) if not _is_done(folder / job.name, retry_failed)]
+    if todo and not looked_through:
+        _look_through_documents(comparison, planner, jobs, base, evaluation)
+    _claim(folder, comparison)
+    begun, pace = time.monotonic(), _Pace()
     for number, (place, job) in enumerate(todo):
         left = pace.left([later for _, later in todo[number:]])
         (folder / job.name).mkdir(parents=True, exist_ok=True)
@@ -170,7 +171,7 @@ def _look_through_documents(
             if (asked := _reading(data)) not in found:
                 found[asked] = look_at(data)
     longest = max((length for measured in evaluation for length in measured["lengths"]), default=0)
-    arms = {_reading(job.run.data): job for job in jobs if longest and not job.measures_costs}
+    arms = {repr(job.run.data): job for job in jobs if longest and not job.measures_costs}
     shared, tokenizer = RunConfig.from_mapping(comparison.run), None
     for job in arms.values():
         tokenizer = tokenizer or read_tokenizer(shared.model, base, trust_remote_code=shared.trust_remote_code)
@@ -193,8 +194,8 @@ def _reading(data: DataConfig) -> str:
     return repr([(own.source, own.field, own.format, own.skip_unreadable) for own in data.entries()])
 
 
-def _claim(folder: Path, comparison: Comparison, resume: bool, beside: Collection[str] = ()) -> None:
-    """Takes the folder for this comparison, or checks that a resumed one has the settings it was begun with."""
+def _check_folder(folder: Path, comparison: Comparison, resume: bool, beside: Collection[str]) -> None:
+    """Raises unless the folder is free, or has the comparison that is resumed, begun with the same settings."""
     file = folder / SETTINGS_FILE
     if resume:
         if not file.is_file():
@@ -214,6 +215,11 @@ def _claim(folder: Path, comparison: Comparison, resume: bool, beside: Collectio
     }:
         cure = "; continue with --resume, or give" if file.is_file() else ", and holds no comparison to continue; give"
         raise ConfigError(f"folder {str(folder)!r} is not empty{cure} another with --output", page="output-taken")
+
+
+def _claim(folder: Path, comparison: Comparison) -> None:
+    """Takes the folder for this comparison."""
+    file = folder / SETTINGS_FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for left in half_written(folder, [SETTINGS_FILE]):

@@ -154,9 +154,8 @@ class EvaluationConfig(StrictModel):
         documents: source of the documents; by default the run's own `data.source`. What a run on it would hold out is
             measured, and all of it with `data.held_out: 0`.
         regression: also measures how far each arm has moved from the base on short text, with the task `regression`.
-        dtype: number format of the parameters when they are measured, and of the scorer and the base that they are
-            measured with; by default the run's `dtype`. `bfloat16` is faster where the processor computes in it, and
-            is what a server reads the model in; differences below one percent can then be rounding.
+        dtype: number format of the parameters when they are measured, and of LongPPL's scorer and the base of task
+            `regression`; by default the run's `dtype`. `bfloat16` is faster where the processor computes in it.
         seed: seed of prompts and of the choice of documents.
     """
 
@@ -170,7 +169,7 @@ class EvaluationConfig(StrictModel):
     suites: list[str] = Field(default=[])
     documents: str | list[str] | None = None
     regression: bool = True
-    dtype: Literal["float32", "bfloat16", "float16", "auto"] | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
     seed: int = Field(default=0, ge=0)
 
 

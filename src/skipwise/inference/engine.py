@@ -17,7 +17,7 @@ from typing import Literal, Self
 from skipwise.errors import ConfigError
 
 Mode = Literal["short", "long"]
-"""`short`: the base model, bit for bit. `long`: the extended one."""
+"""`short`: the base model, bit for bit for a request that runs alone. `long`: the extended one."""
 
 MODES: tuple[Mode, ...] = ("short", "long")
 

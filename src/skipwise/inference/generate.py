@@ -1,4 +1,4 @@
-"""The engine of this process: one model in two modes, requests in turns of one chunk or one token."""
+"""The engine of this process: one model in two modes, requests in turns of one chunk or of a token each."""
 
 import threading
 import time
@@ -20,7 +20,7 @@ from skipwise.runtime.chunks import chunk_columns
 from skipwise.runtime.decode import end_token_ids
 from skipwise.runtime.length_rope import held_length, tables_at
 from skipwise.runtime.session import Session
-from skipwise.runtime.together import can_step_together, step_together
+from skipwise.runtime.together import can_step_together, forget_half_read, step_together
 
 # Logits divided by a smaller temperature are infinite and cannot be sampled.
 _GREEDY_BELOW = 1e-5
@@ -76,13 +76,19 @@ class LocalEngine(Engine):
             rows = [one for one in rows if one.mode == generation.mode]
             if len(rows) < 2 or generation not in rows or not self._steps_together(generation.mode):
                 return super().step(generation)
-            return LocalGeneration.step_all(rows)
+            stepped = LocalGeneration.step_all(rows)
+            return stepped if generation in stepped else stepped | super().step(generation)
 
     def _steps_together(self, mode: Mode) -> bool:
         """Whether requests of a mode can make their tokens in one pass, tried when it is first asked for."""
         if mode not in self._together:
             model = self.modes.model(mode)
-            self._together[mode] = can_step_together(model, lambda: make_cache(self.cache_kind, model, BLOCK_TOKENS))
+            try:
+                with self.modes.one_at_a_time:
+                    does = can_step_together(model, lambda: make_cache(self.cache_kind, model, BLOCK_TOKENS))
+            except (MemoryError, torch.OutOfMemoryError):
+                return False
+            self._together[mode] = does
         return self._together[mode]
 
     def start(self, request: GenerationRequest) -> "LocalGeneration":
@@ -170,23 +176,30 @@ class LocalGeneration(Generation):
         """Generates a token of each of several, which `only_decode` in one mode, in one pass.
 
         Returns:
-            The token of each, or its CheckpointError for a logit that is NaN or infinite. What the pass itself raises
-            is the error of all.
+            The token of each, or its CheckpointError for a logit that is NaN or infinite. Of a pass that failed, as
+            where memory ran out, only those whose cache cannot be used any more; the others are as before it.
         """
         began, engine, model = time.perf_counter(), rows[0]._engine, rows[0]._model
         sessions: list[Any] = [row._session for row in rows]
+        stepped: dict[Generation, list[int] | Exception] = {}
         try:
             with engine.modes.one_at_a_time:
                 logits = step_together(model, sessions, [row._ids[-1] for row in rows])
-        except BaseException as error:
+        except Exception as error:
+            for row, session in zip(rows, sessions, strict=True):
+                try:
+                    forget_half_read(session)
+                except ValueError:
+                    row._finish("closed", keep=False)
+                    stepped[row] = error
+            return stepped
+        except BaseException:
             for row in rows:
                 row._finish("closed", keep=False)
-            if not isinstance(error, Exception):
-                raise
-            return dict.fromkeys(rows, error)
-        stepped: dict[Generation, list[int] | Exception] = {}
-        for row, session, own in zip(rows, sessions, logits.split(1), strict=True):
+            raise
+        for row in rows:
             row._read += 1
+        for row, session, own in zip(rows, sessions, logits.split(1), strict=True):
             try:
                 session.check(own, row._read - 1)
                 token = row._choose(own[:, -1].float())

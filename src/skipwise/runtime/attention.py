@@ -28,16 +28,20 @@ def sees_everything(model: Any) -> bool:
     return all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
 
 
-def attends_in_chunks(model: Any) -> bool:
-    """Whether `chunk_attention` is the model's own attention, up to rounding, and faster.
+def attends_by_name(model: Any) -> bool:
+    """Whether a model looks its attention up by name, sees everything, and has keys as wide as values.
 
-    The model must look its attention up by name, and have keys as wide as values, as latent attention has not.
+    Latent attention has not.
     """
     config = model.config.get_text_config()
     by_name = attention_of(config) == "sdpa" and calls_attention_by_name(model)
-    plain = by_name and getattr(config, "kv_lora_rank", None) is None and sees_everything(model)
+    return by_name and getattr(config, "kv_lora_rank", None) is None and sees_everything(model)
+
+
+def attends_in_chunks(model: Any) -> bool:
+    """Whether `chunk_attention` is the model's own attention, up to rounding, and faster."""
     here = model.device.type == "cpu" and model.dtype in (torch.float32, torch.bfloat16)
-    return plain and here and flash_attention_for_cpu is not None
+    return here and attends_by_name(model) and flash_attention_for_cpu is not None
 
 
 @contextmanager
@@ -96,7 +100,7 @@ def _attend(
     Returns (batch, n, heads, width).
     """
     n, past = query.shape[2], key.shape[2] - query.shape[2]
-    if attention_mask is not None or past == 0 or n == 1 or not _is_plain(query, value, dropout, how):
+    if attention_mask is not None or past == 0 or n == 1 or not is_plain(query, value, dropout, how):
         if attention_mask is None and past and n > 1:
             attention_mask = query.new_ones(n, past + n, dtype=torch.bool).tril(past)[None, None]
         return _SDPA(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **how)
@@ -112,6 +116,6 @@ def _attend(
     return mixed.to(query.dtype).transpose(1, 2).contiguous(), None
 
 
-def _is_plain(query: Tensor, value: Tensor, dropout: float, how: dict[str, Any]) -> bool:
+def is_plain(query: Tensor, value: Tensor, dropout: float, how: dict[str, Any]) -> bool:
     """Whether scores are scaled products and nothing more, and values are as wide as keys."""
     return query.shape[-1] == value.shape[-1] and dropout == 0 and all(how.get(name) is None for name in _UNKNOWN)

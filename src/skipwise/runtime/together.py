@@ -11,20 +11,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface
+from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import Cache, DynamicLayer
 
-from skipwise.model import attention_of
-from skipwise.runtime._transformers import calls_attention_by_name
-from skipwise.runtime.attention import other_attention, sees_everything
+from skipwise.model import embedding_rows
+from skipwise.runtime.attention import attends_by_name, is_plain, other_attention
 from skipwise.runtime.caches import cache_name, can_rewind
 from skipwise.runtime.length_rope import rope_follows_length
 from skipwise.runtime.session import Session
 
 _NAME = "skipwise_together"
-_SDPA = AttentionInterface()["sdpa"]
-# Keys and values of each row of the layer that runs, from its cache to its attention.
-_rows: ContextVar[list[tuple[Tensor, Tensor]]] = ContextVar("rows")
+_SDPA, _SDPA_MASK = AttentionInterface()["sdpa"], AttentionMaskInterface()["sdpa"]
+# From the cache to the attention of a layer: the rows' own layers, none before the first. None outside a joint pass:
+# another thread may be in the same model.
+_rows: ContextVar[Sequence[Any] | None] = ContextVar("rows", default=None)
 
 
 @torch.no_grad()
@@ -37,22 +37,40 @@ def step_together(model: Any, sessions: Sequence[Session], tokens: Sequence[int]
         tokens: the next token id of each.
 
     Returns:
-        Logits (rows, 1, vocabulary) in the model's own type, not checked.
+        Logits (rows, 1, vocabulary) in the model's own type, not checked. If the pass raises, sessions may have read a
+        part of their token: `forget_half_read`.
     """
     caches: list[Any] = [session.cache for session in sessions]
     together = Cache(layers=[_RowsLayer(layers) for layers in zip(*(cache.layers for cache in caches), strict=True)])
     device = model.device
-    with other_attention(model, _NAME, _attend, _no_mask):
-        logits = model(
-            input_ids=torch.tensor(tokens, device=device)[:, None],
-            position_ids=torch.tensor([session.columns for session in sessions], device=device)[:, None],
-            logits_to_keep=1,
-            use_cache=True,
-            **{cache_name(model): together},
-        ).logits
+    outside = _rows.set(())
+    try:
+        with other_attention(model, _NAME, _attend, _mask):
+            logits = model(
+                input_ids=torch.tensor(tokens, device=device)[:, None],
+                position_ids=torch.tensor([session.columns for session in sessions], device=device)[:, None],
+                logits_to_keep=1,
+                use_cache=True,
+                **{cache_name(model): together},
+            ).logits
+    finally:
+        _rows.reset(outside)
     for session in sessions:
         session.columns += 1
     return logits
+
+
+def forget_half_read(session: Session) -> None:
+    """Takes from a session's cache what a pass that raised has left there.
+
+    Raises:
+        ValueError: it cannot be taken, as it completed a block of a quantized cache.
+    """
+    assert session.cache is not None
+    layers: list[Any] = session.cache.layers
+    for layer in layers:
+        if (extra := layer.get_seq_length() - session.columns) > 0:
+            layer.crop(-extra)
 
 
 def can_step_together(model: Any, make: Callable[[], Cache]) -> bool:
@@ -61,28 +79,34 @@ def can_step_together(model: Any, make: Callable[[], Cache]) -> bool:
     Args:
         model: a causal language model of the transformers library, in evaluation mode.
         make: makes an empty cache of the kind that sessions have.
+
+    Raises:
+        MemoryError, torch.OutOfMemoryError: memory ran out, which tells nothing.
     """
-    if attention_of(model.config.get_text_config()) != "sdpa" or not calls_attention_by_name(model):
+    if rope_follows_length(model) or not attends_by_name(model):
         return False
-    if rope_follows_length(model) or not sees_everything(model) or not can_rewind(make()):
+    cache = make()
+    if not can_rewind(cache) or getattr(cache, "offloading", False):
         return False
 
-    def begun(ids: list[int]) -> Session:
+    def begun(ids: Sequence[int]) -> Session:
         session = Session(model, make(), length=len(ids) + 1)
         session.step(torch.tensor([ids]), 0)
         return session
 
-    prompts, tokens = ([1], [3, 1, 2]), [2, 0]
-    alone = [
-        begun(ids).step(torch.tensor([[token]]))[0, -1].float() for ids, token in zip(prompts, tokens, strict=True)
-    ]
+    tokens = [value * 7 % min(89, embedding_rows(model.config)) for value in range(1, 50)]
+    prompts, following = (tokens[:5], tokens[5:40]), [tokens[40], tokens[41]]
+    alone = [begun(ids).step(torch.tensor([[token]])) for ids, token in zip(prompts, following, strict=True)]
     try:
-        both = step_together(model, [begun(ids) for ids in prompts], tokens)[:, -1].float()
+        both = step_together(model, [begun(ids) for ids in prompts], following)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
     except Exception:
         # Whatever a model's own code does with caches and masks that are not the library's.
         return False
     most = 1e-3 if model.dtype == torch.float32 else 3e-2
-    return all(bool((row - own).norm() <= most * own.norm()) for row, own in zip(both, alone, strict=True))
+    pairs = zip(both.float(), (own[0].float() for own in alone), strict=True)
+    return all(bool((row - own).norm() <= most * own.norm()) for row, own in pairs)
 
 
 class _RowsLayer(DynamicLayer):
@@ -93,9 +117,8 @@ class _RowsLayer(DynamicLayer):
         self._layers = layers
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Hands each row's keys and values (1, heads, 1, width) to its own cache, and all of that to attention."""
-        new = zip(key_states.split(1), value_states.split(1), strict=True)
-        _rows.set([layer.update(*of_row) for layer, of_row in zip(self._layers, new, strict=True)])
+        """Leaves keys and values (rows, heads, 1, width) to the attention, which hands each row's to its own layer."""
+        _rows.set(self._layers)
         return key_states, value_states
 
     def get_seq_length(self) -> int:
@@ -103,13 +126,24 @@ class _RowsLayer(DynamicLayer):
         return max(layer.get_seq_length() for layer in self._layers)
 
 
-def _no_mask(*sizes: Any, **how: Any) -> None:
-    """The only token of a row sees all that its own cache holds."""
+def _mask(*sizes: Any, **how: Any) -> Tensor | None:
+    """None, as the only token of a row sees all that its own cache holds."""
+    return _SDPA_MASK(*sizes, **how) if _rows.get() is None else None
 
 
 def _attend(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **how: Any
 ) -> tuple[Tensor, None]:
     """The library's arguments, of which keys and values are those of the new tokens alone."""
-    rows = zip(query.split(1), _rows.get(), strict=True)
-    return torch.cat([_SDPA(module, own, keys, values, None, **how)[0] for own, (keys, values) in rows]), None
+    layers = _rows.get()
+    if layers is None:
+        return _SDPA(module, query, key, value, attention_mask, **how)
+    if not layers or attention_mask is not None or not is_plain(query, value, how.get("dropout", 0.0), how):
+        raise NotImplementedError("this model attends in a way of its own")
+    _rows.set(())
+    attended = []
+    for row, layer in enumerate(layers):
+        here = slice(row, row + 1)
+        keys, values = layer.update(key[here], value[here])
+        attended.append(_SDPA(module, query[here], keys, values, None, **how)[0])
+    return torch.cat(attended), None

@@ -69,7 +69,8 @@ class AuditRecord:
         seconds: time from the head of the request to the last byte of the answer.
         wait_seconds: time in the queue, until its computation began or the client gave up.
         first_token_seconds: time until the first text.
-        compute_seconds: time of its own computation; unknown with vLLM and llama.cpp, which compute requests together.
+        compute_seconds: time of its computation, with its share of passes that others were in; unknown with vLLM and
+            llama.cpp.
     """
 
     time: Moment = ""

@@ -1,11 +1,12 @@
 """Fair turns: one engine, many requests, one step at a time.
 
 A step is one chunk of a prompt or one token. Where the engine can, a step that makes a token makes those of other
-requests, too, and they share its time. The time of each step is added to the bill of its request and of its owner, the
-holder of a key. The next step goes to the owner with the smallest bill, and among that owner's requests to the one with
-the smallest. So every owner gets an equal share of the machine, whatever they ask for, and a request of 128k tokens
-delays a short one by one step at most. (This is fair queueing with costs known afterwards; deficit round robin would
-have to guess them.) An owner who comes anew starts at the smallest bill: idle time earns no credit.
+requests, too. The time of each step is added to the bill of its request and of its owner, the holder of a key; owners
+in the same step share its time alike. The next step goes to the owner with the smallest bill, and among that owner's
+requests to the one with the smallest. So every owner gets an equal share of the machine, whatever they ask for, and a
+request of 128k tokens delays a short one by one step at most. (This is fair queueing with costs known afterwards;
+deficit round robin would have to guess them.) An owner who comes anew starts at the smallest bill: idle time earns no
+credit.
 
 Waiting requests hold no memory. At most `short_slots` requests run in short mode and `long_slots` in long mode, so that
 neither kind keeps the other out.
@@ -16,7 +17,7 @@ import itertools
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -206,12 +207,15 @@ class Scheduler:
         if job.cost.wait_seconds is None:
             job.cost.wait_seconds = began - job.submitted
         stepped = self._step(job, others)
-        seconds = (self._clock() - began) / len(stepped)
+        seconds = self._clock() - began
         with self._lock:
+            rows = Counter(one.owner for one in stepped)
             for one, progress in stepped.items():
-                one.bill += seconds
-                one.cost.compute_seconds = total = (one.cost.compute_seconds or 0.0) + seconds
-                self._owners[one.owner].bill += seconds
+                # Alike for each owner, however many rows are theirs.
+                billed = seconds / len(rows) / rows[one.owner]
+                one.bill += billed
+                self._owners[one.owner].bill += billed
+                one.cost.compute_seconds = total = (one.cost.compute_seconds or 0.0) + seconds / len(stepped)
                 if progress.is_last:
                     self._owners[one.owner].running.remove(one)
                     self._mean_seconds += 0.1 * (total - self._mean_seconds)
@@ -269,22 +273,26 @@ class Scheduler:
             self._cut_off_all()
 
     def _step(self, job: Job, others: Sequence[Job]) -> dict[Job, Progress]:
-        """One step, what it brought to the job and to others; the first one also starts the generation."""
+        """One step, and what it brought to the job and to others; the first one also starts the generation."""
         try:
             if job.generation is None:
                 job.generation = self._engine.start(job.request)
             jobs = {one.generation: one for one in (job, *others) if one.generation is not None}
-            new = self._engine.step(job.generation, [one.generation for one in others if one.generation is not None])
-            return {jobs[generation]: self._progress(generation, tokens) for generation, tokens in new.items()}
+            new = self._engine.step(job.generation, [*jobs][1:])
         except Exception as error:
             return {job: Progress(error=_refusal(error))}
+        return {jobs[generation]: self._progress(generation, tokens) for generation, tokens in new.items()}
 
     @staticmethod
     def _progress(generation: Generation, new: list[int] | Exception) -> Progress:
-        if isinstance(new, Exception):
-            return Progress(error=_refusal(new))
+        try:
+            if isinstance(new, Exception):
+                raise new
+            text = generation.take_text()
+        except Exception as error:
+            return Progress(error=_refusal(error))
         reason = (generation.finish_reason or "stop") if generation.is_done else None
-        return Progress(text=generation.take_text(), tokens=len(new), finish_reason=reason)
+        return Progress(text=text, tokens=len(new), finish_reason=reason)
 
     def _beside(self, job: Job | None) -> list[Job]:
         """Who may have a part in the step of this job: others of its mode that have begun."""

@@ -11,6 +11,7 @@ import numpy as np
 from skipwise.config import RunConfig
 from skipwise.data.corpus import Corpus, HeldOutEnd, MixedCorpus
 from skipwise.data.store import choose_held_out_end
+from skipwise.distributed import process_state
 from skipwise.errors import ConfigError, DataError
 from skipwise.evals import evaluate
 from skipwise.model import LoadedModel
@@ -74,7 +75,8 @@ def tell_held_out_ends(corpus: Corpus) -> Any:
         if (end := part.held_out_end) is not None and end not in told:
             whole = len(part.files.document(end.number))
             known = {"document": part.files.name(end.number), "tokens": whole - end.begin, "of_tokens": whole}
-            logger.warning(
+            say = logger.warning if process_state().is_main_process else logger.debug
+            say(
                 f"the last {known['tokens']:,} of the {whole:,} tokens of {known['document']} are held out, because "
                 "whole held-out documents have too few"
             )

@@ -46,8 +46,8 @@ class LongPPL(DocumentTask):
 
     Attributes:
         scorer: folder, hub name or GGUF file of the model that chooses; it is loaded in the evaluated model's dtype. By
-            default the evaluated model itself. To compare models, use one scorer: models that choose for themselves are
-            measured on different tokens.
+            default the evaluated model itself. To compare models, use one scorer and one dtype: models that choose for
+            themselves are measured on different tokens.
         short_tokens: `K`, the minimum size of a short context; the first K tokens cannot be key.
         stride_tokens: number of tokens that share a short context.
         min_gain: decrease of the NLL, in nats, that makes a token key.
