@@ -1,12 +1,12 @@
 """Fair turns: one engine, many requests, one step at a time.
 
 A step is one chunk of a prompt or one token. Where the engine can, a step that makes a token makes those of other
-requests, too. The time of each step is added to the bill of its request and of its owner, the holder of a key; owners
-in the same step share its time alike. The next step goes to the owner with the smallest bill, and among that owner's
-requests to the one with the smallest. So every owner gets an equal share of the machine, whatever they ask for, and a
-request of 128k tokens delays a short one by one step at most. (This is fair queueing with costs known afterwards;
-deficit round robin would have to guess them.) An owner who comes anew starts at the smallest bill: idle time earns no
-credit.
+requests, too. The time of each step is added to the bill of the request whose turn it is and of its owner, the holder of
+a key; others come along for nothing, since they add little to its time. The next step goes to the owner with the
+smallest bill, and among that owner's requests to the one with the smallest. So every owner gets an equal share of the
+machine, whatever they ask for, and a request of 128k tokens delays a short one by one step at most. (This is fair
+queueing with costs known afterwards; deficit round robin would have to guess them.) An owner who comes anew starts at
+the smallest bill: idle time earns no credit.
 
 Waiting requests hold no memory. At most `short_slots` requests run in short mode and `long_slots` in long mode, so that
 neither kind keeps the other out.
@@ -17,7 +17,7 @@ import itertools
 import sys
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -209,12 +209,9 @@ class Scheduler:
         stepped = self._step(job, others)
         seconds = self._clock() - began
         with self._lock:
-            rows = Counter(one.owner for one in stepped)
+            job.bill += seconds
+            self._owners[job.owner].bill += seconds
             for one, progress in stepped.items():
-                # Alike for each owner, however many rows are theirs.
-                billed = seconds / len(rows) / rows[one.owner]
-                one.bill += billed
-                self._owners[one.owner].bill += billed
                 one.cost.compute_seconds = total = (one.cost.compute_seconds or 0.0) + seconds / len(stepped)
                 if progress.is_last:
                     self._owners[one.owner].running.remove(one)
