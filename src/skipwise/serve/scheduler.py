@@ -1,8 +1,8 @@
 """Fair turns: one engine, many requests, one step at a time.
 
 A step is one chunk of a prompt or one token. Where the engine can, a step that makes a token makes those of other
-requests, too. The time of each step is added to the bill of the request whose turn it is and of its owner, the holder of
-a key; others come along for nothing, since they add little to its time. The next step goes to the owner with the
+requests, too. The time of each step is added to the bill of the request whose turn it is and of its owner, the holder
+of a key; others come along for nothing, since they add little to its time. The next step goes to the owner with the
 smallest bill, and among that owner's requests to the one with the smallest. So every owner gets an equal share of the
 machine, whatever they ask for, and a request of 128k tokens delays a short one by one step at most. (This is fair
 queueing with costs known afterwards; deficit round robin would have to guess them.) An owner who comes anew starts at
