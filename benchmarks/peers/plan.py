@@ -27,6 +27,6 @@ class Plan:
     steps: int = 3
     rounds: int = 2
     texts: int = 3
-    clients: Sequence[int] = (1, 8)
+    clients: Sequence[int] = (1, 4, 8)
     formats: Sequence[str] = ("f16", "q8_0")
     threads: int = 1

@@ -3,8 +3,8 @@
 Both answer OpenAI's completions with temperature 0. Prefill: every client sends a prompt of some 500 tokens of its own
 and asks for one token. Decoding: every client sends a short prompt and asks for more tokens; the time of the same
 request for one token is taken off. All clients of a round ask at once. `skipwise serve` computes in float32, or with
-weights in 8 bits, llama.cpp in the number format of the file. Its server here (llama-cpp-python) answers one request
-after the other.
+weights in 8 bits, and with `--turns arrival` answers each request alone; llama.cpp computes in the number format of the
+file, and its server here (llama-cpp-python) answers one request after the other.
 """
 
 import json
@@ -33,9 +33,13 @@ NEW_TOKENS, START_SECONDS = 33, 600
 def measure(plan: Plan) -> Iterator[Row | Skipped]:
     """Both servers, one after the other in every round."""
     own = [sys.executable, "-m", "skipwise", "serve", plan.model, "--no-measure", "--name", "m"]
-    eight_bits = f"{OURS}, --weights int8"
-    sides = {OURS: [*own, "--port"], eight_bits: [*own, "--weights", "int8", "--port"]}
-    differ = {OURS: "", eight_bits: "weights in int8"}
+    sides, differ = dict[str, list[str]](), dict[str, str]()
+    for weights in ("full", "int8"):
+        for turns in ("fair", "arrival"):
+            asked = [*own, "--weights", weights, "--turns", turns]
+            side = " ".join([f"{OURS},", *asked[len(own) :]]) if (weights, turns) != ("full", "fair") else OURS
+            sides[side] = [*asked, "--port"]
+            differ[side] = "weights in int8" if weights == "int8" else ""
     try:
         python = install(LLAMA_CPP, plan.folder)
         for kind in plan.formats:
