@@ -113,8 +113,9 @@ def test_a_scorer_reads_texts_once_for_all_models(text_context, tmp_path, monkey
     save_scorer(tmp_path / "scorer", text_context.tokenizer)
     read, original = [], longppl_module.load_model
 
-    def watched(name: str) -> tuple[Any, Any]:
-        model, tokenizer = original(name)
+    def watched(name: str, **how: Any) -> tuple[Any, Any]:
+        assert how == {"dtype": text_context.model.dtype}, "the scorer computes as the evaluated model does"
+        model, tokenizer = original(name, **how)
         read.append(calls_of(model.model))
         return model, tokenizer
 
