@@ -46,9 +46,9 @@ def questions(at_short: int | None, at_target: int | None, of: int, task: str = 
             yield share(task, "score", length, of_kind / (of // 2), of // 2, kind=kind)
 
 
-def perplexity(at_short: float, at_target: float) -> Iterator[Line]:
+def perplexity(at_short: float, at_target: float, task: str = "perplexity") -> Iterator[Line]:
     for length, value in ((SHORT, at_short), (TARGET, at_target)):
-        yield record("perplexity", "perplexity", length, value, value * 0.97, value * 1.03, 16)
+        yield record(task, "perplexity", length, value, value * 0.97, value * 1.03, 16)
 
 
 def evidence(

@@ -132,6 +132,24 @@ def test_the_first_sentence_is_one_that_a_manager_understands() -> None:
     assert json.loads(json.dumps(decision.to_json()))["outcome"] == "go"
 
 
+def test_perplexity_of_first_tokens_tells_arms_apart_but_not_lengths() -> None:
+    def measured(task: str) -> Evidence:
+        given = ((0, 8.7, 168.0), (20, 9.0, 21.0), (50, 8.0, 16.0))
+        return evidence(*([*questions(50, right, 50), *perplexity(short, long, task)] for right, short, long in given))
+
+    rules = {
+        task: rule_of(contest)[1] for task in ("perplexity", "truncated") if (contest := Contest.of(measured(task)))
+    }
+    # The perplexity of the first 32k tokens is twice that of the first 4k: this may be the text.
+    assert rules == {"perplexity": "predicts_worse", "truncated": "holds"}
+    decision = decide(measured("truncated"))
+    assert decision is not None
+    # 16 / 21 is 0.762.
+    assert "perplexity at 32k is 24% lower" in " ".join(decision.reasons)
+    assert "perplexity by length" not in " ".join(decision.reasons)
+    assert "the extended model itself has perplexity 8.00" in " ".join(decision.gets_worse)
+
+
 def test_what_was_not_measured_is_left_out_and_named() -> None:
     found = decide(answered((25, 0), (25, 5), (25, 25), of=25, task="passkey"))
     assert found is not None

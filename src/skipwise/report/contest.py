@@ -127,7 +127,7 @@ class Contest:
         elif base is None or len(trained) != 1:
             return None
         target = evidence.advertised_tokens
-        extended = min(trained, key=lambda arm: _worth(arm, target), default=None)
+        extended = min(trained, key=lambda arm: _worth(arm, target, evidence.perplexity), default=None)
         return cls(evidence=evidence, base=base, interpolated=interpolated, extended=extended, tried=len(trained))
 
     @property
@@ -213,11 +213,12 @@ class Contest:
         """ln(extended / other) of perplexity at the longest length up to the target, and that length."""
         if over is None or self.extended is None:
             return None
-        ours, theirs = (arm.by_length(PERPLEXITY) for arm in (self.extended, over))
+        measure = self.evidence.perplexity
+        ours, theirs = (arm.by_length(measure) for arm in (self.extended, over))
         length = max((at for at in ours.keys() & theirs.keys() if at <= self.target), default=None)
         if length is None:
             return None
-        paired = self._paired(over, PERPLEXITY.task, length)
+        paired = self._paired(over, measure.task, length)
         return length, paired or minus(_log(ours[length]), _log(theirs[length]))
 
     def perplexity_beside_short(self, arm: Arm | None) -> Estimate | None:
@@ -294,11 +295,11 @@ def _count(records: Sequence[EvalResult]) -> Count:
     )
 
 
-def _worth(arm: Arm, target: int) -> tuple[float, float]:
+def _worth(arm: Arm, target: int, measure: Measure) -> tuple[float, float]:
     """Orders trained arms, the best first: by questions at the longest length, then by perplexity there."""
     task = next((task for task in TASKS if counts(arm, task)), None)
     asked = {length: one for length, one in counts(arm, task).items() if length <= target}
-    perplexities = arm.by_length(PERPLEXITY)
+    perplexities = arm.by_length(measure)
     share = asked[max(asked)].share.value if asked else 0.0
     return -share, perplexities[max(perplexities)].value if perplexities else math.inf
 

@@ -39,7 +39,7 @@ from typing import Any, Literal, NamedTuple
 from skipwise.records.stats import wilson
 from skipwise.report.commands import next_command, seconds_to_tell
 from skipwise.report.contest import TASKS, Contest, Count, minus, samples_to_tell
-from skipwise.report.evidence import PERPLEXITY, Arm, Evidence
+from skipwise.report.evidence import Arm, Evidence
 from skipwise.report.quantities import shortened
 from skipwise.report.samples import RELATIVE_SHARE, fails, least_samples, passes
 from skipwise.report.words import say
@@ -250,7 +250,7 @@ def _perplexities(contest: Contest) -> dict[str, Any]:
         "interpolation alone": contest.interpolated,
         "the base": contest.base,
     }
-    found = {name: arm.by_length(PERPLEXITY) for name, arm in arms.items() if arm is not None}
+    found = {name: arm.by_length(contest.evidence.perplexity) for name, arm in arms.items() if arm is not None}
     common = set.intersection(*map(set, found.values())) if found else set()
     at = max((length for length in common if length <= contest.target), default=0)
     if at <= contest.evidence.original_tokens:
@@ -380,7 +380,7 @@ def _missing(contest: Contest) -> list[str]:
     tasks = {record.task for record in contest.extended.results} if contest.extended else set()
     known = {
         "questions": "suite" in tasks or contest.task is None,
-        "perplexity": bool(tasks & {"perplexity"}) or contest.extended is None,
+        "perplexity": contest.evidence.perplexity.task in tasks or contest.extended is None,
         "short": "regression" in tasks or contest.extended is None,
         "serving": any(record.task == "serving" for record in contest.evidence.records),
     }

@@ -87,6 +87,7 @@ class Measure(NamedTuple):
 
 
 PERPLEXITY = Measure("perplexity", "perplexity")
+TRUNCATED = Measure("truncated", "perplexity")
 PASSKEY = Measure("passkey", "accuracy")
 
 
@@ -192,6 +193,15 @@ class Evidence:
     def differences(self) -> Sequence[Difference]:
         """Between arms and the reference."""
         return self.comparison.differences if self.comparison else ()
+
+    @property
+    def perplexity(self) -> Measure:
+        """Tells how well arms predict text of a length: `PERPLEXITY`, or `TRUNCATED` where only that was measured.
+
+        Lengths compare by `PERPLEXITY` alone, which scores the same tokens at each of them.
+        """
+        measured = measures(self.arms)
+        return TRUNCATED if TRUNCATED in measured and PERPLEXITY not in measured else PERPLEXITY
 
     @property
     def records(self) -> list[EvalResult]:

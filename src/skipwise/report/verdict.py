@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from skipwise.records.comparison import Difference
 from skipwise.records.results import EvalResult
 from skipwise.report.effective import GROUPS, Group
-from skipwise.report.evidence import LOG_RATIO, PASSKEY, PERPLEXITY, Arm, Evidence, Measure
+from skipwise.report.evidence import LOG_RATIO, PASSKEY, Arm, Evidence, Measure
 from skipwise.report.measured import REGRESSION, effective_lengths
 from skipwise.report.ran import cautions, mean_seconds
 from skipwise.report.samples import least_samples
@@ -28,17 +28,18 @@ def verdict_words(evidence: Evidence, *, decided: bool = False) -> list[str]:
 
 def _best_perplexity(evidence: Evidence) -> list[str]:
     """The lowest perplexity at the longest length, how the others compare with it, and the base beside it."""
-    longest, here = _at_the_longest(evidence, PERPLEXITY)
+    measure = evidence.perplexity
+    longest, here = _at_the_longest(evidence, measure)
     if not here:
         return []
     ranked = sorted(here, key=lambda name: here[name].value)
     best, base = ranked[0], evidence.base
-    written = {name: PERPLEXITY.text(record.value) for name, record in here.items()}
+    written = {name: measure.text(record.value) for name, record in here.items()}
     level = [name for name in ranked if written[name] == written[best]]
     differences = {
         one.arm: one
         for one in evidence.differences
-        if (one.task, one.metric, one.length_tokens) == (PERPLEXITY.task, PERPLEXITY.metric, longest)
+        if (one.task, one.metric, one.length_tokens) == (measure.task, measure.metric, longest)
     }
     close = [name for name in ranked[1:] if not differences and _overlap(here[name], here[best])]
     return say(
@@ -48,7 +49,7 @@ def _best_perplexity(evidence: Evidence) -> list[str]:
         here=here,
         best=best,
         level=level,
-        value=PERPLEXITY.text_with_interval(here[best]) if len(level) == 1 else written[best],
+        value=measure.text_with_interval(here[best]) if len(level) == 1 else written[best],
         differences=differences,
         reference=next((one.reference for one in differences.values()), None),
         near=next((name for name in ranked[1:] if name in differences), None),
@@ -101,14 +102,14 @@ def _short_text(evidence: Evidence) -> list[str]:
     found = [(arm.name, arm.by_length(Measure(REGRESSION, LOG_RATIO))) for arm in evidence.arms]
     if lost := [(name, *max(records.items())) for name, records in found if records]:
         return say("verdict.regression", lost=lost, most=MOST_NAMES)
-    base = evidence.base
-    before = base.by_length(PERPLEXITY) if base else {}
+    base, measure = evidence.base, evidence.perplexity
+    before = base.by_length(measure) if base else {}
     within = max((length for length in before if length <= evidence.original_tokens), default=None)
-    others = [arm for arm in evidence.arms if arm is not base and within in arm.by_length(PERPLEXITY)]
+    others = [arm for arm in evidence.arms if arm is not base and within in arm.by_length(measure)]
     if base is None or within is None or not others:
         return []
-    best = min(others, key=_end)
-    after = best.by_length(PERPLEXITY)[within]
+    best = min(others, key=lambda arm: _end(arm, measure))
+    after = best.by_length(measure)[within]
     return say("verdict.short_text", within=within, best=best.name, after=after, base=base.name, before=before[within])
 
 
@@ -151,9 +152,9 @@ def _at_the_longest(evidence: Evidence, measure: Measure) -> tuple[int, dict[str
     return longest, {name: found[longest] for name, found in by_arm.items() if longest in found}
 
 
-def _end(arm: Arm) -> tuple[int, float]:
+def _end(arm: Arm, measure: Measure) -> tuple[int, float]:
     """Orders arms by how far they were measured, the longest first, and by perplexity there."""
-    longest, record = max(arm.by_length(PERPLEXITY).items())
+    longest, record = max(arm.by_length(measure).items())
     return -longest, record.value
 
 

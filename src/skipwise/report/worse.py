@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from skipwise.report.contest import Contest
-from skipwise.report.evidence import LOG_RATIO, PERPLEXITY, Measure
+from skipwise.report.evidence import LOG_RATIO, Measure
 from skipwise.report.words import say
 
 _MOST_KINDS = 3
@@ -33,7 +33,7 @@ def short_perplexities(contest: Contest) -> tuple[int, Any, Any] | None:
     """Length, and perplexities of the base and the extended model, within the original window."""
     if contest.base is None or contest.extended is None:
         return None
-    before, after = (arm.by_length(PERPLEXITY) for arm in (contest.base, contest.extended))
+    before, after = (arm.by_length(contest.evidence.perplexity) for arm in (contest.base, contest.extended))
     within = [length for length in before.keys() & after.keys() if length <= contest.evidence.original_tokens]
     return (max(within), before[max(within)], after[max(within)]) if within else None
 
