@@ -141,6 +141,7 @@ def test_text_in_markdown_has_no_markup_of_its_own() -> None:
     table = Table(title="", header=("a", "b"), rows=(("x|y", "<b>\nz"),))
     assert table.markdown().splitlines()[2] == "| x\\|y | &lt;b> z |"
     assert markdown_text("a *b* <c> [d](e)\n# f") == "a \\*b\\* &lt;c> \\[d\\](e) \\# f"
+    assert markdown_text("run `eval a_b --task *` of ``<c>` d_e") == "run `eval a_b --task *` of \\`\\`&lt;c>\\` d\\_e"
 
 
 # Sections

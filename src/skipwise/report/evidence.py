@@ -53,7 +53,8 @@ class Measure(NamedTuple):
     def text(self, value: float) -> str:
         """One value as people read it: `85%`, `9.19`, `2,100`, `+4.2%`, `1.5 GiB`."""
         if self.is_share:
-            return f"{100 * value:.0f}%"
+            # Key tokens are often less than one in a hundred.
+            return f"{100 * value:.{1 if self.metric == 'key_share' else 0}f}%"
         if self.metric == LOG_RATIO:
             return f"{signed_text(per_cent_of_log(value))}%"
         if self.metric.startswith("kl_"):

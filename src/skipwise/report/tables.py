@@ -53,8 +53,12 @@ def markdown_cell(text: str) -> str:
 
 
 def markdown_text(text: str) -> str:
-    """Text on one line that Markdown shows as it is: no HTML, no markup of its own."""
-    return re.sub(r"([\\`*_{}\[\]#|])", r"\\\1", " ".join(text.split())).replace("<", "&lt;")
+    """Text on one line that Markdown shows as it is: no HTML, no markup of its own but code between backticks."""
+    parts = re.split("((?<!`)`[^`]+`(?!`))", " ".join(text.split()))
+    return "".join(
+        part if number % 2 else re.sub(r"([\\`*_{}\[\]#|])", r"\\\1", part).replace("<", "&lt;")
+        for number, part in enumerate(parts)
+    )
 
 
 def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]], *, wraps: bool = False) -> list[Table]:
