@@ -151,6 +151,28 @@ def test_samples_of_files_pair_by_what_was_asked(tmp_path: Path) -> None:
     assert found["perplexity", 64].num_seeds == 2
 
 
+def test_longppl_is_paired_over_the_key_tokens_of_the_same_documents(tmp_path: Path) -> None:
+    def written(arm: str, key_nlls: list[list[float]]) -> dict[Cell, Scores]:
+        file = tmp_path / f"{arm}.jsonl"
+        shared = {"task": "longppl", "length_tokens": 64, "scored_tokens": 8, "nll_sum": 8.0}
+        lines = [
+            {**shared, "document": d, "prompt_sha256": f"p{d}", "key_tokens": len(nlls), "key_nll_sum": sum(nlls)}
+            for d, nlls in enumerate(key_nlls)
+        ]
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return read_scores([file])
+
+    # The second document has no key token, and the last arm's own scorer finds others.
+    keys = {"ours": [[1.0, 2.0], [], [6.0]], "theirs": [[2.0, 2.5], [], [7.0]], "own keys": [[1.0], [], [6.0]]}
+    scores = {arm: written(arm, nlls) for arm, nlls in keys.items()}
+    found = {(one.arm, one.metric): one for one in differences(scores, "theirs")}
+    assert found["ours", "longppl"].value == pytest.approx((1 + 2 + 6 - 2 - 2.5 - 7) / 3)
+    assert found["ours", "longppl"].num_pairs == 2
+    assert found["ours", "longppl"].is_log_ratio
+    assert found["ours", "perplexity"].value == 0
+    assert ("own keys", "longppl") not in found
+
+
 def test_a_seed_that_lacks_samples_takes_the_cell_away(tmp_path: Path) -> None:
     files = [write_samples(tmp_path / "0.jsonl", [8.0, 16.0], []), write_samples(tmp_path / "1.jsonl", [8.0], [])]
     assert read_scores(files) == {}

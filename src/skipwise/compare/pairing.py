@@ -20,13 +20,15 @@ from skipwise.records.results import EvalResult
 from skipwise.records.stats import Estimate, bootstrap_ratio, widened, wilson
 
 _RESAMPLES = 4000
+_SCORE = "accuracy"
 
 
 class Cell(NamedTuple):
-    """A measurement: a task at a length."""
+    """A measurement: a task at a length, and the metric of it: `perplexity`, `longppl`, or `accuracy` of any score."""
 
     task: str
     length_tokens: int
+    metric: str = "perplexity"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,22 +53,22 @@ def read_scores(files: Sequence[Path]) -> dict[Cell, Scores]:
 
     A cell is kept only if all files have it with the same samples, so that every cell contains all seeds.
     """
-    by_seed: list[dict[Cell, dict[str, tuple[float, float, bool]]]] = []
+    by_seed: list[dict[Cell, dict[str, tuple[float, float]]]] = []
     for file in files:
-        cells: dict[Cell, dict[str, tuple[float, float, bool]]] = defaultdict(dict)
+        cells: dict[Cell, dict[str, tuple[float, float]]] = defaultdict(dict)
         for line in file.read_text(encoding="utf-8").splitlines():
             sample = json.loads(line)
-            if (score := _score(sample)) is not None:
-                # A document may occur more than once, and prompts of different documents may have the same tokens.
-                name = f"{sample.get('document', '')}:{sample.get('prompt_sha256', '')}"
-                cells[Cell(_named(sample["task"], sample), sample["length_tokens"])][name] = score
+            # A document may occur more than once, and prompts of different documents may have the same tokens.
+            name = f"{sample.get('document', '')}:{sample.get('prompt_sha256', '')}"
+            for metric, score in _scores(sample).items():
+                cells[Cell(_named(sample["task"], sample), sample["length_tokens"], metric)][name] = score
         by_seed.append(cells)
     found = {}
     for cell in by_seed[0] if by_seed else ():
         if all(cell in cells and cells[cell].keys() == by_seed[0][cell].keys() for cells in by_seed):
             names = tuple(by_seed[0][cell])
             values = np.array([[cells[cell][name] for name in names] for cells in by_seed], np.float64)
-            found[cell] = Scores(names=names, sums=values[..., 0], weights=values[..., 1], is_nll=bool(values[0, 0, 2]))
+            found[cell] = Scores(names=names, sums=values[..., 0], weights=values[..., 1], is_nll=cell.metric != _SCORE)
     return found
 
 
@@ -147,8 +149,9 @@ def pooled_results(
         estimate, interval = Estimate(first.value, first.ci_low, first.ci_high), first.details.get("interval")
         if len(results) > 1:
             estimate, interval = Estimate(float(np.mean([one.value for one in same])), None, None), None
-            cell = scores.get(Cell(_named(first.task, first.details), first.length_tokens))
-            if cell is not None and first.is_whole and first.metric in ("perplexity", "accuracy", "score"):
+            metric = _SCORE if first.metric == "score" else first.metric
+            cell = scores.get(Cell(_named(first.task, first.details), first.length_tokens, metric))
+            if cell is not None and first.is_whole:
                 estimate, interval = pooled(cell, np.random.default_rng(0))
         details = {**first.details, "compared": arm, "train_seeds": list(seeds), "interval": interval}
         details.pop("train_seed", None)
@@ -169,7 +172,7 @@ def differences(scores: Mapping[str, Mapping[Cell, Scores]], reference: str) -> 
                 arm=arm,
                 reference=reference,
                 task=cell.task,
-                metric="perplexity" if of_arm.is_nll else "accuracy",
+                metric=cell.metric,
                 length_tokens=cell.length_tokens,
                 value=found.value,
                 ci_low=found.low,
@@ -209,12 +212,15 @@ def _by_document(scores: Scores) -> Scores:
     return replace(scores, names=tuple(name.partition(":")[0] for name in scores.names))
 
 
-def _score(sample: Mapping[str, Any]) -> tuple[float, float, bool] | None:
-    """Sum, weight, and whether the sum is an NLL; None if the sample has no score."""
+def _scores(sample: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """Sum and weight of a sample by metric; LongPPL is of its key tokens, if it has any."""
+    found = {}
     if "nll_sum" in sample:
-        return sample["nll_sum"], sample["scored_tokens"], True
+        found["perplexity"] = sample["nll_sum"], sample["scored_tokens"]
+    if sample.get("key_tokens"):
+        found["longppl"] = sample["key_nll_sum"], sample["key_tokens"]
     score = sample.get("correct", sample.get("score"))
-    return None if score is None else (float(score), 1.0, False)
+    return found | ({} if found or score is None else {_SCORE: (float(score), 1.0)})
 
 
 def _named(task: str, details: Mapping[str, Any]) -> str:

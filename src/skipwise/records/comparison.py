@@ -94,7 +94,7 @@ class Difference:
         task: what was measured.
         metric: name of the metric, as in the results.
         length_tokens: length of the input, in tokens.
-        value: ln(arm / reference) for the metric `perplexity`; arm - reference for shares.
+        value: ln(arm / reference) for the metrics `perplexity` and `longppl`; arm - reference for shares.
         ci_low: lower end of the interval.
         ci_high: upper end of the interval.
         num_pairs: number of documents or prompts that both were measured on.
@@ -115,7 +115,7 @@ class Difference:
     @property
     def is_log_ratio(self) -> bool:
         """Whether it is a logarithm of a ratio, written in per cent."""
-        return self.metric == "perplexity"
+        return self.metric in ("perplexity", "longppl")
 
     @property
     def turned(self) -> "Difference":
