@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import jinja2
 from markupsafe import Markup, escape
 
-from skipwise.report.tables import Table
+from skipwise.report.tables import CODE, Table
 
 if TYPE_CHECKING:
     from skipwise.report.decision import Decision
@@ -29,9 +29,10 @@ TEMPLATES = jinja2.Environment(
 
 def _with_code(text: str) -> Markup:
     """Text in which what stands between backticks is code."""
-    parts = re.split("`([^`]+)`", text)
+    parts = re.split(CODE, text)
     return Markup("").join(
-        Markup("<code>{}</code>").format(part) if number % 2 else escape(part) for number, part in enumerate(parts)
+        Markup("<code>{}</code>").format(part[1:-1]) if number % 2 else escape(part)
+        for number, part in enumerate(parts)
     )
 
 

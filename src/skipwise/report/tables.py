@@ -47,6 +47,10 @@ class Table:
         return f"<ins>{cell}</ins>" if (row, column) in self.underlined else cell
 
 
+CODE = "((?<!`)`[^`]+`(?!`))"
+"""Splits text into what is not code, at even places, and what is, with its backticks."""
+
+
 def markdown_cell(text: str) -> str:
     """Text that stays inside one cell of a pipe table: no line breaks, no bare pipes, no HTML."""
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
@@ -54,7 +58,7 @@ def markdown_cell(text: str) -> str:
 
 def markdown_text(text: str) -> str:
     """Text on one line that Markdown shows as it is: no HTML, no markup of its own but code between backticks."""
-    parts = re.split("((?<!`)`[^`]+`(?!`))", " ".join(text.split()))
+    parts = re.split(CODE, " ".join(text.split()))
     return "".join(
         part if number % 2 else re.sub(r"([\\`*_{}\[\]#|])", r"\\\1", part).replace("<", "&lt;")
         for number, part in enumerate(parts)
